@@ -1,11 +1,18 @@
 //! What golemnode's nodes say and decide. Pure: no async, no clock, no sockets, no files; time is an argument and
 //! randomness a seed, so that every interleaving can be replayed.
+pub mod advert;
+pub mod board;
 pub mod codec;
+pub mod envelope;
 pub mod error;
 pub mod identity;
+pub mod lease;
+pub mod message;
 pub mod money;
 pub mod names;
+pub mod refusal;
 pub mod seed;
+pub mod spec;
 pub mod units;
 
 pub use error::{ErrorCode, Fault};

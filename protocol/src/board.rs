@@ -1,0 +1,234 @@
+//! The board: the adverts now alive, as every node keeps them. Whatever comes from a peer is verified before it is
+//! kept or forwarded, and bounded. One board is one shard: a sharded mesh has several of the same.
+//!
+//! ```text
+//!            advert, newer seq            300 s since issued or first seen
+//!  (nothing) ──────────────────▶ alive ───────────────────────────────────▶ (nothing)
+//!                                  │ withdrawal, newer seq                      ▲
+//!                                  └────────────▶ tombstone ────────────────────┘ 360 s
+//! ```
+use crate::advert::{ADVERT_TTL, Advert, MAX_IMAGES, MAX_SKEW, TOMBSTONE_TTL, Withdrawal};
+use crate::codec::{DecodeError, MAX_ADVERT};
+use crate::envelope::{EnvelopeError, Sealed, Signed};
+use crate::error::ErrorCode;
+use crate::identity::PeerId;
+use crate::names::Network;
+use crate::spec::Query;
+use crate::units::{Millis, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Adverts of one shard. At about 1 KiB each a full board stays near 4 MiB; a mesh that comes near it is to be sharded.
+pub const MAX_ADVERTS: usize = 4096;
+/// Withdrawn providers remembered. Those beyond it are forgotten soonest-to-expire first.
+pub const MAX_TOMBSTONES: usize = 4096;
+/// Adverts in one page of a snapshot; the byte limit of a message binds first for large ones.
+pub const PAGE: usize = 128;
+const PAGE_BYTES: usize = 128 * 1024;
+
+/// Why an advert or a withdrawal was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BoardRefusal {
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    #[error("it is older than {} s", ADVERT_TTL.as_secs())]
+    Expired,
+    #[error("it was issued more than {} s in the future", MAX_SKEW.as_secs())]
+    Future,
+    #[error("sequence {got} is not after {known}: replayed or out of order")]
+    Stale { got: u64, known: u64 },
+    #[error("it names more than {MAX_IMAGES} images")]
+    TooManyImages,
+    #[error("the board is full")]
+    Full,
+}
+
+impl BoardRefusal {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            BoardRefusal::Envelope(error) => error.code(),
+            BoardRefusal::Expired | BoardRefusal::Future | BoardRefusal::Stale { .. } => ErrorCode::Expired,
+            BoardRefusal::TooManyImages => ErrorCode::InvalidRequest,
+            BoardRefusal::Full => ErrorCode::TooManyRequests,
+        }
+    }
+    /// A word for metrics and events.
+    pub fn label(&self) -> &'static str {
+        match self {
+            BoardRefusal::Envelope(EnvelopeError::WrongDomain { .. }) => "wrong_domain",
+            BoardRefusal::Envelope(EnvelopeError::Unsigned) => "unsigned",
+            BoardRefusal::Envelope(EnvelopeError::BadSignature) => "forged",
+            BoardRefusal::Envelope(EnvelopeError::WrongSigner) => "key_substituted",
+            BoardRefusal::Envelope(EnvelopeError::WrongNetwork) => "wrong_network",
+            BoardRefusal::Envelope(EnvelopeError::Undecodable(DecodeError::Oversized { .. })) => "oversized",
+            BoardRefusal::Envelope(EnvelopeError::Undecodable(DecodeError::Malformed(_))) => "malformed",
+            BoardRefusal::Expired => "expired",
+            BoardRefusal::Future => "future",
+            BoardRefusal::Stale { .. } => "stale",
+            BoardRefusal::TooManyImages => "too_many_images",
+            BoardRefusal::Full => "full",
+        }
+    }
+    /// Honest peers send stale and expired ones too (gossip travels several ways), so those cost no reputation.
+    pub fn is_hostile(&self) -> bool {
+        !matches!(self, BoardRefusal::Stale { .. } | BoardRefusal::Expired | BoardRefusal::Full)
+    }
+}
+
+/// What travels on the board's topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Posting {
+    Advert(Signed),
+    Withdrawal(Signed),
+}
+
+/// One advert of a snapshot, with the life it has left: a peer may shorten it, never lengthen it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageItem {
+    pub advert: Signed,
+    pub life: Millis,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    pub items: Vec<PageItem>,
+    /// Ask again after this one; none when this was the last page.
+    pub next: Option<PeerId>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub advert: Sealed<Advert>,
+    pub expires: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tombstone {
+    seq: u64,
+    until: Timestamp,
+}
+
+#[derive(Debug)]
+pub struct Board {
+    network: Network,
+    entries: BTreeMap<PeerId, Entry>,
+    tombstones: BTreeMap<PeerId, Tombstone>,
+}
+
+impl Board {
+    pub fn new(network: Network) -> Self {
+        Board { network, entries: BTreeMap::new(), tombstones: BTreeMap::new() }
+    }
+
+    pub fn post(&mut self, now: Timestamp, posting: Posting) -> Result<PeerId, BoardRefusal> {
+        match posting {
+            Posting::Advert(signed) => self.advertise(now, signed, ADVERT_TTL),
+            Posting::Withdrawal(signed) => self.withdraw(now, signed),
+        }
+    }
+
+    /// Takes an advert that may live at most `life` more.
+    pub fn advertise(&mut self, now: Timestamp, signed: Signed, life: Millis) -> Result<PeerId, BoardRefusal> {
+        if signed.body.len() > MAX_ADVERT {
+            let oversized = DecodeError::Oversized { size: signed.body.len(), limit: MAX_ADVERT };
+            return Err(EnvelopeError::Undecodable(oversized).into());
+        }
+        // Snapshots bring most adverts again: the very same bytes need no second signature check.
+        if let Some(known) = self.entries.get(&signed.signer).filter(|entry| *entry.advert.signed() == signed) {
+            return Err(BoardRefusal::Stale { got: known.advert.seq, known: known.advert.seq });
+        }
+        let advert = signed.open::<Advert>(&self.network)?;
+        let provider = advert.provider;
+        self.check_times(now, provider, advert.seq, advert.issued)?;
+        if advert.images.len() > MAX_IMAGES {
+            return Err(BoardRefusal::TooManyImages);
+        }
+        if self.entries.len() >= MAX_ADVERTS {
+            self.expire(now);
+        }
+        if self.entries.len() >= MAX_ADVERTS && !self.entries.contains_key(&provider) {
+            return Err(BoardRefusal::Full);
+        }
+        let lives_until = (advert.issued.min(now) + ADVERT_TTL).min(now + life);
+        self.entries.insert(provider, Entry { advert, expires: lives_until });
+        self.tombstones.remove(&provider);
+        Ok(provider)
+    }
+
+    fn withdraw(&mut self, now: Timestamp, signed: Signed) -> Result<PeerId, BoardRefusal> {
+        let withdrawal = signed.open::<Withdrawal>(&self.network)?;
+        let provider = withdrawal.provider;
+        self.check_times(now, provider, withdrawal.seq, withdrawal.issued)?;
+        self.entries.remove(&provider);
+        if self.tombstones.len() >= MAX_TOMBSTONES {
+            let soonest = self.tombstones.iter().min_by_key(|(_, t)| t.until).map(|(peer, _)| *peer);
+            soonest.map(|peer| self.tombstones.remove(&peer));
+        }
+        self.tombstones.insert(provider, Tombstone { seq: withdrawal.seq, until: now + TOMBSTONE_TTL });
+        Ok(provider)
+    }
+
+    fn check_times(&self, now: Timestamp, from: PeerId, seq: u64, issued: Timestamp) -> Result<(), BoardRefusal> {
+        if issued > now + MAX_SKEW {
+            return Err(BoardRefusal::Future);
+        }
+        if issued + ADVERT_TTL <= now {
+            return Err(BoardRefusal::Expired);
+        }
+        match self.known_seq(from) {
+            Some(known) if seq <= known => Err(BoardRefusal::Stale { got: seq, known }),
+            _ => Ok(()),
+        }
+    }
+
+    fn known_seq(&self, peer: PeerId) -> Option<u64> {
+        let alive = self.entries.get(&peer).map(|entry| entry.advert.seq);
+        alive.max(self.tombstones.get(&peer).map(|tombstone| tombstone.seq))
+    }
+
+    pub fn expire(&mut self, now: Timestamp) {
+        self.entries.retain(|_, entry| entry.expires > now);
+        self.tombstones.retain(|_, tombstone| tombstone.until > now);
+    }
+
+    /// When something here next ends.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        let alive = self.entries.values().map(|entry| entry.expires);
+        alive.chain(self.tombstones.values().map(|tombstone| tombstone.until)).min()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+    pub fn get(&self, now: Timestamp, peer: PeerId) -> Option<&Entry> {
+        self.entries.get(&peer).filter(|entry| entry.expires > now)
+    }
+    pub fn query<'a>(&'a self, now: Timestamp, query: &'a Query) -> impl Iterator<Item = &'a Entry> {
+        self.entries.values().filter(move |entry| entry.expires > now && entry.advert.answers(query))
+    }
+
+    /// A page of everything alive, in the order of ids, beginning after `after`.
+    pub fn page(&self, now: Timestamp, after: Option<PeerId>, limit: usize) -> Page {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let mut page = Page::default();
+        let (mut bytes, mut last) = (0, None);
+        for (peer, entry) in self.entries.range((from, Unbounded)).filter(|(_, entry)| entry.expires > now) {
+            bytes += entry.advert.signed().body.len() + 256;
+            if page.items.len() >= limit.min(PAGE) || bytes > PAGE_BYTES {
+                page.next = last;
+                break;
+            }
+            page.items.push(PageItem { advert: entry.advert.signed().clone(), life: entry.expires - now });
+            last = Some(*peer);
+        }
+        page
+    }
+}
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

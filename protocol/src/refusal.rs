@@ -1,0 +1,127 @@
+//! Why a provider says no: named variants with what was asked and what there is, the same on the wire and in core.
+use crate::error::{ErrorCode, Fault};
+use crate::names::{BackendKind, ImageName, LeaseId};
+use crate::units::{Millis, Resources};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    UnknownVersion {
+        supported: u8,
+    },
+    Malformed(String),
+    NotProviding,
+    NoSuchImage(ImageName),
+    NoSuchBackend(BackendKind),
+    /// The guest would be less isolated than asked, or of another architecture.
+    Unsuitable(String),
+    Exhausted {
+        asked: Resources,
+        free: Resources,
+    },
+    TooManyVms {
+        most: u32,
+    },
+    LeaseTooLong {
+        longest: Millis,
+    },
+    TooManyRequests {
+        retry_after_s: u32,
+    },
+    Denied,
+    BadSignature(String),
+    Expired(String),
+    /// The quote is of an earlier run, was taken back, or its hold has ended.
+    QuoteGone,
+    /// The same create was accepted before in other words.
+    Conflict,
+    NoSuchLease(LeaseId),
+    NotYours(LeaseId),
+    /// The lease was released: nothing starts it again.
+    Released(LeaseId),
+    WrongState {
+        is: String,
+        wanted: String,
+    },
+    BadSeed(String),
+    NoSuchPort(u16),
+    /// What the hypervisor said.
+    Backend(Fault),
+}
+
+impl Refusal {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Refusal::UnknownVersion { .. } => ErrorCode::UnknownVersion,
+            Refusal::Malformed(_) | Refusal::LeaseTooLong { .. } | Refusal::BadSeed(_) => ErrorCode::InvalidRequest,
+            Refusal::NotProviding | Refusal::QuoteGone => ErrorCode::Unavailable,
+            Refusal::NoSuchImage(_) => ErrorCode::NoSuchImage,
+            Refusal::NoSuchBackend(_) => ErrorCode::NoSuchResource,
+            Refusal::Unsuitable(_) => ErrorCode::BackendCannot,
+            Refusal::Exhausted { .. } => ErrorCode::Exhausted,
+            Refusal::TooManyVms { .. } => ErrorCode::Exhausted,
+            Refusal::TooManyRequests { .. } => ErrorCode::TooManyRequests,
+            Refusal::Denied => ErrorCode::Denied,
+            Refusal::BadSignature(_) => ErrorCode::BadToken,
+            Refusal::Expired(_) => ErrorCode::Expired,
+            Refusal::Conflict => ErrorCode::VmExists,
+            Refusal::NoSuchLease(_) | Refusal::Released(_) => ErrorCode::NoSuchVm,
+            Refusal::NotYours(_) => ErrorCode::NotYours,
+            Refusal::WrongState { .. } => ErrorCode::WrongState,
+            Refusal::NoSuchPort(_) => ErrorCode::PortBlocked,
+            Refusal::Backend(fault) => fault.code,
+        }
+    }
+
+    /// Whether another try at the same provider, a moment later, may go through.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Refusal::TooManyRequests { .. })
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::UnknownVersion { supported } => {
+                write!(f, "the peer speaks version {supported} of the protocol only")
+            }
+            Refusal::Malformed(why) => write!(f, "the message is malformed: {why}"),
+            Refusal::NotProviding => f.write_str("this node offers no VMs now"),
+            Refusal::NoSuchImage(image) => write!(f, "the provider has no image '{image}'"),
+            Refusal::NoSuchBackend(backend) => write!(f, "the provider has no backend '{backend}'"),
+            Refusal::Unsuitable(why) => write!(f, "the provider cannot give that: {why}"),
+            Refusal::Exhausted { asked, free } => write!(f, "asked for {asked}; free are {free}"),
+            Refusal::TooManyVms { most } => write!(f, "the provider runs at most {most} VMs"),
+            Refusal::LeaseTooLong { longest } => write!(f, "the provider leases for at most {longest}"),
+            Refusal::TooManyRequests { retry_after_s } => {
+                write!(f, "too many requests; again in {retry_after_s} s")
+            }
+            Refusal::Denied => f.write_str("the provider's policy denies this"),
+            Refusal::BadSignature(why) => write!(f, "the signature is refused: {why}"),
+            Refusal::Expired(what) => write!(f, "{what} has expired"),
+            Refusal::QuoteGone => f.write_str("the quote no longer stands"),
+            Refusal::Conflict => f.write_str("this create was accepted before in other words"),
+            Refusal::NoSuchLease(lease) => write!(f, "the provider knows no lease {lease}"),
+            Refusal::NotYours(lease) => write!(f, "lease {lease} is not yours"),
+            Refusal::Released(lease) => write!(f, "lease {lease} has been released"),
+            Refusal::WrongState { is, wanted } => write!(f, "the VM is {is}; this needs it {wanted}"),
+            Refusal::BadSeed(why) => write!(f, "the seed is refused: {why}"),
+            Refusal::NoSuchPort(port) => write!(f, "port {port} of the guest cannot be reached"),
+            Refusal::Backend(fault) => f.write_str(&fault.message),
+        }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Fault {
+        let fault = Fault::new(refusal.code(), refusal.to_string());
+        match refusal {
+            Refusal::Backend(fault) => fault,
+            Refusal::TooManyRequests { retry_after_s } => Fault { retry_after_s: Some(retry_after_s), ..fault },
+            Refusal::NoSuchImage(_) => fault.hint("'golemnode provider list' shows who has which images"),
+            Refusal::Exhausted { .. } => fault.hint("ask for less, or see 'golemnode provider list' for others"),
+            Refusal::UnknownVersion { .. } => fault.hint("update the older of the two nodes"),
+            _ => fault,
+        }
+    }
+}
