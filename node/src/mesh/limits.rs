@@ -1,0 +1,107 @@
+//! Every bound of the mesh, with its unit and its reason.
+use std::time::Duration;
+
+/// Neighbours kept beside pinned and bootstrap peers. Gossip pushes to 6 of them; the rest make the graph robust.
+/// Each costs about 80 KiB, and 60 s pings to 24 peers about 50 B/s.
+pub const MAX_NEIGHBOURS: usize = 24;
+/// A node looks for neighbours while it has fewer than this share of the maximum: since everybody dials only a third,
+/// two thirds stay open for newcomers, and no closed club of early nodes can form.
+pub const WANTED_SHARE: usize = 3;
+/// A one-shot command wants this many: enough to publish and ask, cheap to join.
+pub const WANTED_BY_CLIENT: usize = 3;
+/// Peers that the caller pins (leased ones) at once; each lease has one, `max_vms` and a requestor's VMs are tens.
+pub const MAX_PINNED: usize = 1024;
+/// A connection beyond the neighbours is let be for this long: enough for a newcomer to ask who else there is, for a
+/// lookup to finish, and for a request with its answer (5 s).
+pub const VISIT: Duration = Duration::from_secs(10);
+/// Connections above the neighbours (visitors, lookups) before inbound ones are refused outright. It bounds memory:
+/// (24 + 96) × 80 KiB < 10 MiB.
+pub const MAX_VISITORS: usize = 96;
+/// Connections a peer may have at once: one each over TCP and QUIC, and one more while both sides dial.
+pub const MAX_CONNECTIONS_PER_PEER: usize = 3;
+/// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
+pub const MAX_PENDING_INBOUND: usize = 96;
+/// Outbound dials at once: a lookup runs 3 in parallel, the rest is for requests.
+pub const MAX_PENDING_OUTBOUND: usize = 64;
+/// Established neighbours given up in favour of newcomers, each minute: a closed club opens, churn stays small.
+pub const EVICTIONS_PER_MINUTE: usize = 2;
+/// Nobody is given up for a newcomer before it has been a neighbour for this long.
+pub const MIN_STAY: Duration = Duration::from_secs(60);
+/// A peer that closed on us, or whom we closed, is not dialled for company again before this has passed.
+pub const AVOID: Duration = Duration::from_secs(600);
+
+/// Remembered addresses: peers (about 0.5 KiB each) …
+pub const MAX_KNOWN_PEERS: usize = 1024;
+/// … and addresses for each: both transports on two interfaces of both IP versions.
+pub const MAX_ADDRS_PER_PEER: usize = 8;
+/// The longest address we keep: a DNS name (253) and what stands around it.
+pub const MAX_ADDR_BYTES: usize = 400;
+/// Bans at once; the oldest is forgotten first.
+pub const MAX_BANNED: usize = 4096;
+
+/// An RPC ends after this, whatever it waits for: the dial, the peer, or the wire (DESIGN: 5 s).
+pub const RPC_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests of ours under way; a create asks 3 providers, a board sync one neighbour each.
+pub const MAX_RPCS: usize = 512;
+/// Requests that wait for our answer, of everybody. Bodies are ≤ 256 KiB but typically < 4 KiB.
+pub const MAX_UNANSWERED: usize = 256;
+/// Control streams at once on one connection, both directions together: K quotes and a page of the board in parallel,
+/// and 16 × 256 KiB bounds what one peer can make us hold.
+pub const MAX_CONTROL_STREAMS: usize = 16;
+/// Requests a peer may make: this many a second …
+pub const REQUEST_RATE: f64 = 50.0;
+/// … and in one burst. Generous: an honest node makes a few a minute.
+pub const REQUEST_BURST: f64 = 100.0;
+/// Peers whose buckets are kept; a full bucket is a forgotten one, so only busy peers take a place.
+pub const MAX_BUCKETS: usize = 1024;
+
+/// A tunnel is open, with dialling and finding the peer, within this.
+pub const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// Tunnels from one peer at once: a requestor's ssh, scp and Ansible forks to the VMs of one provider.
+pub const MAX_TUNNELS_PER_PEER: usize = 64;
+/// Tunnels from everybody at once. A stalled stream holds ≤ 256 KiB of window.
+pub const MAX_TUNNELS: usize = 1024;
+/// Tunnels that we wait to open.
+pub const MAX_OPENING: usize = 256;
+
+/// Events on their way to the node; when they are not taken, the swarm waits, and with it the peers.
+pub const EVENTS: usize = 256;
+/// Events made by one turn of the loop that wait for a place among `EVENTS`. The swarm is polled only while the queue
+/// is shorter; commands add at most one each (`MAX_RPCS`).
+pub const OUTBOX: usize = 64;
+/// Commands on their way to the mesh. They are taken whatever else happens, so this is only slack.
+pub const COMMANDS: usize = 256;
+
+/// The largest gossip message: an advert (4 KiB) and its envelope, with a margin; gossipsub's default is 64 KiB.
+pub const MAX_GOSSIP: usize = 16 * 1024;
+/// Messages that wait for a verdict; beyond this they are ignored.
+pub const MAX_UNJUDGED: usize = 1024;
+/// Gossipsub forgets an unjudged message after 5 heartbeats of 1 s; so do we.
+pub const JUDGE_WITHIN: Duration = Duration::from_secs(4);
+/// Gossip messages queued for one slow neighbour (the library's default is 5,000): × 2 KiB × 24 < 13 MiB at worst.
+pub const GOSSIP_QUEUE: usize = 256;
+
+/// How often the loop runs although nothing happened. Gossipsub's heartbeat of 1 s is late by at most this.
+pub const TICK: Duration = Duration::from_millis(500);
+/// Pings: latency for the ranking and proof of life. At the default 15 s they cost more than everything else.
+pub const PING_INTERVAL: Duration = Duration::from_secs(60);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// QUIC keep-alive: under the 30 s after which NATs forget a UDP mapping.
+pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// QUIC gives a silent peer up after this: two lost keep-alives.
+pub const QUIC_IDLE: Duration = Duration::from_secs(60);
+/// A connection that no stream uses; the neighbourhood decides who is kept, so this only catches leftovers.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(120);
+
+/// Redialling bootstrap addresses while there is nobody: 1 s doubling to 30 s, with jitter.
+pub const BOOTSTRAP_FIRST: Duration = Duration::from_secs(1);
+pub const BOOTSTRAP_LAST: Duration = Duration::from_secs(30);
+/// Bootstrap and remembered addresses that are taken from the caller.
+pub const MAX_BOOTSTRAP: usize = 64;
+/// Looking for more neighbours by a lookup of a random key: 5 s doubling to 10 min while it brings none.
+pub const SEARCH_FIRST: Duration = Duration::from_secs(5);
+pub const SEARCH_LAST: Duration = Duration::from_secs(600);
+/// A server looks itself up this often, so that the nodes around it know it (DESIGN: hourly).
+pub const REFRESH: Duration = Duration::from_secs(3600);
+/// Lookups at once; each costs some 20 requests.
+pub const MAX_LOOKUPS: usize = 32;

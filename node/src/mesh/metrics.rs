@@ -1,0 +1,74 @@
+//! Counters of the mesh. One writer (the actor), any number of readers.
+use super::types::Refused;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$meta:meta])* $name:ident,)*) => {
+        #[derive(Default)]
+        pub(super) struct Metrics {
+            $(pub $name: AtomicU64,)*
+            refused: [AtomicU64; Refused::ALL.len()],
+        }
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct MetricsSnapshot {
+            $($(#[$meta])* pub $name: u64,)*
+            /// In the order of `Refused::ALL`.
+            pub refused: [u64; Refused::ALL.len()],
+        }
+        impl Metrics {
+            pub fn snapshot(&self) -> MetricsSnapshot {
+                MetricsSnapshot {
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                    refused: std::array::from_fn(|i| self.refused[i].load(Ordering::Relaxed)),
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Gossip messages that arrived for the first time.
+    gossip_in,
+    /// Gossip messages that we published.
+    gossip_published,
+    gossip_accepted,
+    gossip_rejected,
+    gossip_ignored,
+    /// Gossip messages that nobody judged in time, or for which there was no room.
+    gossip_unjudged,
+    requests_in,
+    requests_out,
+    /// Requests of ours that failed.
+    requests_failed,
+    tunnels_in,
+    tunnels_out,
+    dials,
+    dials_failed,
+    connections_opened,
+    connections_closed,
+    /// Connections that we closed because there were too many.
+    pruned,
+    /// Neighbours given up in favour of newcomers.
+    evicted,
+    lookups,
+    /// Peers connected now.
+    connected,
+    /// Neighbours now.
+    neighbours,
+}
+
+impl Metrics {
+    pub fn refuse(&self, why: Refused) {
+        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl MetricsSnapshot {
+    pub fn refused(&self, why: Refused) -> u64 {
+        self.refused[why as usize]
+    }
+}
