@@ -23,6 +23,12 @@ pub struct Advert {
     /// Grows with every advert and withdrawal of this provider: `max(unix_ms, last + 1)`.
     pub seq: u64,
     pub issued: Timestamp,
+    pub terms: Terms,
+}
+
+/// What is offered, apart from who says so and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
     pub name: Option<NodeName>,
     pub country: Option<Country>,
     pub arch: Arch,
@@ -48,7 +54,7 @@ impl Payload for Advert {
     }
 }
 
-impl Advert {
+impl Terms {
     pub fn answers(&self, query: &Query) -> bool {
         query.want.fits_in(self.free)
             && query.isolation.takes(self.isolation)

@@ -113,11 +113,13 @@ pub struct Board {
     network: Network,
     entries: BTreeMap<PeerId, Entry>,
     tombstones: BTreeMap<PeerId, Tombstone>,
+    /// Nothing here ends before this; what was replaced meanwhile may make it early, never late.
+    earliest: Option<Timestamp>,
 }
 
 impl Board {
     pub fn new(network: Network) -> Self {
-        Board { network, entries: BTreeMap::new(), tombstones: BTreeMap::new() }
+        Board { network, entries: BTreeMap::new(), tombstones: BTreeMap::new(), earliest: None }
     }
 
     pub fn post(&mut self, now: Timestamp, posting: Posting) -> Result<PeerId, BoardRefusal> {
@@ -140,7 +142,7 @@ impl Board {
         let advert = signed.open::<Advert>(&self.network)?;
         let provider = advert.provider;
         self.check_times(now, provider, advert.seq, advert.issued)?;
-        if advert.images.len() > MAX_IMAGES {
+        if advert.terms.images.len() > MAX_IMAGES {
             return Err(BoardRefusal::TooManyImages);
         }
         if self.entries.len() >= MAX_ADVERTS {
@@ -151,6 +153,7 @@ impl Board {
         }
         let lives_until = (advert.issued.min(now) + ADVERT_TTL).min(now + life);
         self.entries.insert(provider, Entry { advert, expires: lives_until });
+        self.ends(lives_until);
         self.tombstones.remove(&provider);
         Ok(provider)
     }
@@ -164,7 +167,9 @@ impl Board {
             let soonest = self.tombstones.iter().min_by_key(|(_, t)| t.until).map(|(peer, _)| *peer);
             soonest.map(|peer| self.tombstones.remove(&peer));
         }
-        self.tombstones.insert(provider, Tombstone { seq: withdrawal.seq, until: now + TOMBSTONE_TTL });
+        let until = now + TOMBSTONE_TTL;
+        self.tombstones.insert(provider, Tombstone { seq: withdrawal.seq, until });
+        self.ends(until);
         Ok(provider)
     }
 
@@ -186,15 +191,24 @@ impl Board {
         alive.max(self.tombstones.get(&peer).map(|tombstone| tombstone.seq))
     }
 
-    pub fn expire(&mut self, now: Timestamp) {
-        self.entries.retain(|_, entry| entry.expires > now);
-        self.tombstones.retain(|_, tombstone| tombstone.until > now);
+    fn ends(&mut self, at: Timestamp) {
+        self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
     }
 
-    /// When something here next ends.
-    pub fn next_expiry(&self) -> Option<Timestamp> {
+    /// Forgets what is over. Cheap while nothing is.
+    pub fn expire(&mut self, now: Timestamp) {
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return;
+        }
+        self.entries.retain(|_, entry| entry.expires > now);
+        self.tombstones.retain(|_, tombstone| tombstone.until > now);
         let alive = self.entries.values().map(|entry| entry.expires);
-        alive.chain(self.tombstones.values().map(|tombstone| tombstone.until)).min()
+        self.earliest = alive.chain(self.tombstones.values().map(|tombstone| tombstone.until)).min();
+    }
+
+    /// When something here next ends, or earlier.
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.earliest
     }
 
     pub fn len(&self) -> usize {
@@ -207,7 +221,7 @@ impl Board {
         self.entries.get(&peer).filter(|entry| entry.expires > now)
     }
     pub fn query<'a>(&'a self, now: Timestamp, query: &'a Query) -> impl Iterator<Item = &'a Entry> {
-        self.entries.values().filter(move |entry| entry.expires > now && entry.advert.answers(query))
+        self.entries.values().filter(move |entry| entry.expires > now && entry.advert.terms.answers(query))
     }
 
     /// A page of everything alive, in the order of ids, beginning after `after`.

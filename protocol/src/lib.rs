@@ -3,13 +3,16 @@
 pub mod advert;
 pub mod board;
 pub mod codec;
+pub mod core;
 pub mod envelope;
 pub mod error;
 pub mod identity;
 pub mod lease;
+pub mod ledger;
 pub mod message;
 pub mod money;
 pub mod names;
+pub mod ranking;
 pub mod refusal;
 pub mod seed;
 pub mod spec;

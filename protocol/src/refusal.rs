@@ -1,4 +1,6 @@
 //! Why a provider says no: named variants with what was asked and what there is, the same on the wire and in core.
+use crate::board::BoardRefusal;
+use crate::envelope::EnvelopeError;
 use crate::error::{ErrorCode, Fault};
 use crate::names::{BackendKind, ImageName, LeaseId};
 use crate::units::{Millis, Resources};
@@ -29,6 +31,7 @@ pub enum Refusal {
         retry_after_s: u32,
     },
     Denied,
+    Unsigned(String),
     BadSignature(String),
     Expired(String),
     /// The quote is of an earlier run, was taken back, or its hold has ended.
@@ -62,6 +65,7 @@ impl Refusal {
             Refusal::TooManyVms { .. } => ErrorCode::Exhausted,
             Refusal::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Refusal::Denied => ErrorCode::Denied,
+            Refusal::Unsigned(_) => ErrorCode::Unsigned,
             Refusal::BadSignature(_) => ErrorCode::BadToken,
             Refusal::Expired(_) => ErrorCode::Expired,
             Refusal::Conflict => ErrorCode::VmExists,
@@ -97,6 +101,7 @@ impl std::fmt::Display for Refusal {
                 write!(f, "too many requests; again in {retry_after_s} s")
             }
             Refusal::Denied => f.write_str("the provider's policy denies this"),
+            Refusal::Unsigned(what) => write!(f, "{what} is unsigned"),
             Refusal::BadSignature(why) => write!(f, "the signature is refused: {why}"),
             Refusal::Expired(what) => write!(f, "{what} has expired"),
             Refusal::QuoteGone => f.write_str("the quote no longer stands"),
@@ -122,6 +127,30 @@ impl From<Refusal> for Fault {
             Refusal::Exhausted { .. } => fault.hint("ask for less, or see 'golemnode provider list' for others"),
             Refusal::UnknownVersion { .. } => fault.hint("update the older of the two nodes"),
             _ => fault,
+        }
+    }
+}
+
+impl From<EnvelopeError> for Refusal {
+    fn from(error: EnvelopeError) -> Refusal {
+        match error {
+            EnvelopeError::Unsigned => Refusal::Unsigned("the message".into()),
+            EnvelopeError::Undecodable(error) => Refusal::Malformed(error.to_string()),
+            other => Refusal::BadSignature(other.to_string()),
+        }
+    }
+}
+
+/// A refused posting, as it is told to whoever sent it.
+impl From<BoardRefusal> for Refusal {
+    fn from(refusal: BoardRefusal) -> Refusal {
+        match refusal {
+            BoardRefusal::Expired | BoardRefusal::Future | BoardRefusal::Stale { .. } => {
+                Refusal::Expired(format!("the advert ({refusal})"))
+            }
+            BoardRefusal::Full => Refusal::TooManyRequests { retry_after_s: 60 },
+            BoardRefusal::TooManyImages => Refusal::Malformed(refusal.to_string()),
+            BoardRefusal::Envelope(error) => error.into(),
         }
     }
 }

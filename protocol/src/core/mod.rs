@@ -1,0 +1,451 @@
+//! The node's mind. It owns the board, the ledger and the negotiations, and is driven by three methods: `handle`,
+//! `drain_effects`, `next_deadline`. The node performs the effects in their order on a real host; the simulation
+//! performs the very same ones under a virtual clock with loss and crashes.
+//!
+//! **A `Persist` is performed before anything behind it**: what depends on it is never sent before it is on disk.
+pub mod posting;
+pub mod provider;
+pub mod requestor;
+
+use crate::board::Board;
+use crate::error::Fault;
+use crate::identity::{Keypair, PeerId};
+use crate::message::{Frame, FrameError, PowerAction, Request, Response, VERSION, VmPhase};
+use crate::names::{CreateId, Digest, ImageName, LeaseId, Network};
+use crate::refusal::Refusal;
+use crate::spec::VmSpec;
+use crate::units::{Millis, Timestamp};
+use posting::Postings;
+use provider::{Offering, Provider};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+use requestor::{CreateRequest, Requestor};
+use std::collections::VecDeque;
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    PeerConnected(PeerId),
+    PeerDisconnected(PeerId),
+    Gossip {
+        id: u64,
+        from: PeerId,
+        body: Vec<u8>,
+    },
+    Request {
+        token: u64,
+        from: PeerId,
+        body: Vec<u8>,
+    },
+    Response {
+        rpc: u64,
+        result: Result<Vec<u8>, RpcFailure>,
+    },
+    /// What the host has to let, or why nothing.
+    Offer(Offering),
+    /// The vm worker says where a VM stands.
+    Vm {
+        lease_id: LeaseId,
+        report: VmReport,
+    },
+    Create {
+        ticket: u64,
+        request: Box<CreateRequest>,
+    },
+    /// Takes a create back, or ends the rental.
+    Destroy {
+        ticket: u64,
+        create_id: CreateId,
+    },
+    Power {
+        ticket: u64,
+        create_id: CreateId,
+        action: PowerAction,
+    },
+    /// Asks the provider now, because somebody looks.
+    Refresh(CreateId),
+    /// Withdraws the advert, takes no new work.
+    Drain,
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RpcFailure {
+    Timeout,
+    Unreachable(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmReport {
+    Phase(VmPhase),
+    /// It could not be made or has died; the fault says why.
+    Failed(Fault),
+    /// An action did not work; the VM is as it was.
+    ActionFailed {
+        phase: VmPhase,
+        fault: Fault,
+    },
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// One transaction, on disk before the next effect.
+    Persist(Vec<StoreOp>),
+    Publish(Vec<u8>),
+    Judge {
+        id: u64,
+        verdict: Verdict,
+    },
+    Send {
+        rpc: u64,
+        to: PeerId,
+        body: Vec<u8>,
+    },
+    Reply {
+        token: u64,
+        body: Vec<u8>,
+    },
+    StartVm(Box<VmOrder>),
+    PowerVm {
+        lease_id: LeaseId,
+        action: PowerAction,
+    },
+    /// Repeats until the VM is gone.
+    DestroyVm(LeaseId),
+    /// The answer to an input with a ticket.
+    Answer {
+        ticket: u64,
+        result: Result<CreateId, Fault>,
+    },
+    /// The rental has changed; whoever watches may look again.
+    Rental(CreateId),
+    /// Something the user of this create should read.
+    Notice {
+        create_id: CreateId,
+        message: String,
+    },
+    Event(Event),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmOrder {
+    pub lease_id: LeaseId,
+    pub spec: VmSpec,
+    pub image: ImageName,
+    pub image_digest: Digest,
+    pub seed: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    /// Worthless here, no fault of the sender.
+    Ignore,
+    /// Costs the sender its score.
+    Reject,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Leases let, by lease id.
+    Leases,
+    /// VMs rented, by create id.
+    Rentals,
+    /// Releases not yet acknowledged, by lease id.
+    Releases,
+}
+
+impl Table {
+    pub const ALL: [Table; 3] = [Table::Leases, Table::Rentals, Table::Releases];
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Leases => "leases",
+            Table::Rentals => "rentals",
+            Table::Releases => "releases",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOp {
+    pub table: Table,
+    pub key: Vec<u8>,
+    /// None deletes.
+    pub value: Option<Vec<u8>>,
+}
+
+impl StoreOp {
+    pub fn put<T: serde::Serialize>(table: Table, key: &[u8], value: &T) -> Self {
+        StoreOp { table, key: key.to_vec(), value: Some(crate::codec::encode(value)) }
+    }
+    pub fn delete(table: Table, key: &[u8]) -> Self {
+        StoreOp { table, key: key.to_vec(), value: None }
+    }
+}
+
+/// Something worth remembering: the node numbers, times and keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub kind: EventKind,
+    pub severity: Severity,
+    pub message: String,
+    pub subject: Option<String>,
+    pub code: Option<crate::ErrorCode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    Vm,
+    Auth,
+    System,
+    Security,
+    Market,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Info,
+    Warning,
+    Critical,
+}
+
+/// What every part of the core works with.
+pub struct Ctx<'a> {
+    pub now: Timestamp,
+    pub key: &'a Keypair,
+    pub network: &'a Network,
+    pub rng: &'a mut ChaCha8Rng,
+    next_rpc: &'a mut u64,
+    effects: &'a mut VecDeque<Effect>,
+}
+
+impl Ctx<'_> {
+    pub fn me(&self) -> PeerId {
+        self.key.peer_id()
+    }
+    pub fn effect(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+    pub fn persist(&mut self, ops: Vec<StoreOp>) {
+        if !ops.is_empty() {
+            self.effect(Effect::Persist(ops));
+        }
+    }
+    pub fn reply(&mut self, token: u64, response: Response) {
+        let body = Frame::encode(self.now, response);
+        self.effect(Effect::Reply { token, body });
+    }
+    pub fn send(&mut self, to: PeerId, request: Request) -> u64 {
+        *self.next_rpc += 1;
+        let rpc = *self.next_rpc;
+        let body = Frame::encode(self.now, request);
+        self.effect(Effect::Send { rpc, to, body });
+        rpc
+    }
+    pub fn event(&mut self, kind: EventKind, severity: Severity, message: String, subject: Option<String>) {
+        self.effect(Effect::Event(Event { kind, severity, message, subject, code: None }));
+    }
+    /// Somebody tried what is not allowed.
+    pub fn offence(&mut self, from: PeerId, what: &str, refusal: &Refusal) {
+        self.effect(Effect::Event(Event {
+            kind: EventKind::Security,
+            severity: Severity::Warning,
+            message: format!("refused {what}: {refusal}"),
+            subject: Some(from.to_string()),
+            code: Some(refusal.code()),
+        }));
+    }
+    pub fn random_16(&mut self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+    /// Up to a tenth more, so that many nodes do not do the same thing at the same moment.
+    pub fn jitter(&mut self, time: Millis) -> Millis {
+        Millis(time.0 + self.rng.next_u64() % (time.0 / 10).max(1))
+    }
+}
+
+pub struct NodeCore {
+    key: Keypair,
+    network: Network,
+    rng: ChaCha8Rng,
+    next_rpc: u64,
+    effects: VecDeque<Effect>,
+    board: Board,
+    postings: Postings,
+    provider: Provider,
+    requestor: Requestor,
+}
+
+/// Lends the parts of `self` that a component needs as its context, beside the component itself.
+macro_rules! ctx {
+    ($core:ident, $now:expr) => {
+        &mut Ctx {
+            now: $now,
+            key: &$core.key,
+            network: &$core.network,
+            rng: &mut $core.rng,
+            next_rpc: &mut $core.next_rpc,
+            effects: &mut $core.effects,
+        }
+    };
+}
+
+impl NodeCore {
+    /// `seed` is all the randomness that it will ever have; `stored` is what the tables held when the last run ended.
+    pub fn new(
+        now: Timestamp,
+        key: Keypair,
+        network: Network,
+        seed: [u8; 32],
+        stored: Vec<StoreOp>,
+    ) -> Result<Self, Fault> {
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let boot_id = rng.next_u64();
+        let mut core = NodeCore {
+            board: Board::new(network.clone()),
+            postings: Postings::new(now),
+            provider: Provider::new(boot_id),
+            requestor: Requestor::default(),
+            next_rpc: 0,
+            effects: VecDeque::new(),
+            key,
+            network,
+            rng,
+        };
+        for op in stored {
+            let StoreOp { table, value: Some(value), .. } = op else { continue };
+            match table {
+                Table::Leases => core.provider.restore(&value)?,
+                Table::Rentals => core.requestor.restore_rental(&value)?,
+                Table::Releases => core.requestor.restore_release(&value)?,
+            }
+        }
+        let ctx = ctx!(core, now);
+        core.provider.resume(ctx);
+        core.requestor.resume(ctx);
+        Ok(core)
+    }
+
+    pub fn handle(&mut self, now: Timestamp, input: Input) {
+        let ctx = ctx!(self, now);
+        match input {
+            Input::PeerConnected(peer) => {
+                self.postings.peer_connected(ctx, peer);
+                self.requestor.peer_connected(ctx, peer);
+            }
+            Input::PeerDisconnected(peer) => {
+                self.postings.peer_disconnected(peer);
+                self.requestor.peer_disconnected(ctx, peer);
+            }
+            Input::Gossip { id, from, body } => self.postings.gossip(ctx, &mut self.board, id, from, &body),
+            Input::Request { token, from, body } => self.request(now, token, from, &body),
+            Input::Response { rpc, result } => self.response(now, rpc, result),
+            Input::Offer(offering) => self.provider.set_offering(ctx, offering),
+            Input::Vm { lease_id, report } => self.provider.vm_report(ctx, lease_id, report),
+            Input::Create { ticket, request } => self.requestor.create(ctx, &self.board, ticket, *request),
+            Input::Destroy { ticket, create_id } => self.requestor.destroy(ctx, ticket, create_id),
+            Input::Power { ticket, create_id, action } => self.requestor.power(ctx, ticket, create_id, action),
+            Input::Refresh(create_id) => self.requestor.refresh(ctx, create_id),
+            Input::Drain => self.provider.drain(),
+            Input::Tick => {}
+        }
+        self.advance(now);
+    }
+
+    /// What time alone brings about, and what follows from anything that has just happened.
+    fn advance(&mut self, now: Timestamp) {
+        let ctx = ctx!(self, now);
+        self.provider.advance(ctx);
+        self.requestor.advance(ctx, &self.board);
+        let terms = self.provider.advertisable();
+        self.board.expire(now);
+        self.postings.advance(ctx, &mut self.board, terms);
+    }
+
+    fn request(&mut self, now: Timestamp, token: u64, from: PeerId, body: &[u8]) {
+        let ctx = ctx!(self, now);
+        let request = match Frame::<Request>::decode(body) {
+            Ok(frame) => {
+                self.postings.note_clock(ctx, from, frame.sent);
+                frame.body
+            }
+            Err(FrameError::UnknownVersion(_)) => {
+                return ctx.reply(token, Response::Refused(Refusal::UnknownVersion { supported: VERSION }));
+            }
+            Err(FrameError::Undecodable(error)) => {
+                let refusal = Refusal::Malformed(error.to_string().chars().take(120).collect());
+                ctx.offence(from, "a message", &refusal);
+                return ctx.reply(token, Response::Refused(refusal));
+            }
+        };
+        match request {
+            Request::Board { after, limit, own } => {
+                let page = self.postings.page(ctx, &self.board, after, usize::from(limit), own);
+                ctx.reply(token, Response::Board(page));
+            }
+            Request::Post(posting) => {
+                let response = match self.postings.take(ctx, &mut self.board, from, posting) {
+                    Ok(()) => Response::Posted,
+                    Err(refusal) => Response::Refused(refusal),
+                };
+                ctx.reply(token, response);
+            }
+            other => self.provider.request(ctx, token, from, other),
+        }
+    }
+
+    fn response(&mut self, now: Timestamp, rpc: u64, result: Result<Vec<u8>, RpcFailure>) {
+        let ctx = ctx!(self, now);
+        let result = result.and_then(|body| match Frame::<Response>::decode(&body) {
+            Ok(frame) => Ok(frame.body),
+            Err(FrameError::UnknownVersion(_)) => Ok(Response::Refused(Refusal::UnknownVersion { supported: VERSION })),
+            Err(FrameError::Undecodable(error)) => Err(RpcFailure::Unreachable(format!("its answer is {error}"))),
+        });
+        if !self.postings.response(ctx, &mut self.board, rpc, &result) {
+            self.requestor.response(ctx, &self.board, rpc, result);
+        }
+    }
+
+    pub fn drain_effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
+        self.effects.drain(..)
+    }
+
+    /// When `Tick` is due at the latest, if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let parts = [
+            self.provider.next_deadline(),
+            self.requestor.next_deadline(),
+            self.postings.next_deadline(&self.board, self.provider.advertisable().as_ref()),
+        ];
+        parts.into_iter().flatten().min()
+    }
+
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+    pub fn provider(&self) -> &Provider {
+        &self.provider
+    }
+    pub fn requestor(&self) -> &Requestor {
+        &self.requestor
+    }
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+    pub fn me(&self) -> PeerId {
+        self.key.peer_id()
+    }
+    /// Whether the board of at least one neighbour has been read to its end.
+    pub fn is_synced(&self) -> bool {
+        self.postings.is_synced()
+    }
+
+    /// Whether this peer may open a stream to this guest; who may not is remembered.
+    pub fn authorise_tunnel(&mut self, now: Timestamp, from: PeerId, lease_id: LeaseId) -> Result<(), Refusal> {
+        let ctx = ctx!(self, now);
+        self.provider.authorise_tunnel(ctx, from, lease_id)
+    }
+}

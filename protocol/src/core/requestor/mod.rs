@@ -1,0 +1,376 @@
+//! The requestor's side of renting: from a wish to a VM, and back to nothing.
+//!
+//! ```text
+//!               candidates       best quote           granted             active
+//!  discovering ───────────▶ quoting ───────▶ accepting ────────▶ confirming ─────▶ leased ─▶ (running, …)
+//!       ▲                      │  refused       │  refused, late     │  late          │ failed before it ran
+//!       └──────────────────────┴────────────────┴────────────────────┴────────────────┘ next best; old one released
+//!  any ── taken back, out of time, nobody left ──▶ releasing ─▶ (gone)     or failed
+//! ```
+//! An intent is on disk before the accept is sent, the grant before the confirm, the wish to release before anything
+//! else is tried. After a restart each row says what may have happened and is asked about.
+mod negotiate;
+mod release;
+mod tenancy;
+
+use super::{Ctx, Effect, RpcFailure, StoreOp, Table};
+use crate::board::Board;
+use crate::codec::{self, MAX_STORED};
+use crate::envelope::{Sealed, Signed};
+use crate::error::{ErrorCode, Fault};
+use crate::identity::PeerId;
+use crate::lease::{LeaseDocument, Quote};
+use crate::message::{LeaseStatus, Response};
+use crate::money::Amount;
+use crate::names::{CreateId, Digest, LeaseId, Network, VmName};
+use crate::ranking::Experience;
+use crate::spec::{Query, VmSpec};
+use crate::units::{Millis, Timestamp};
+use release::Release;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// VMs one node rents at once, and failed creates it remembers beside them.
+pub const MAX_RENTALS: usize = 1024;
+/// Providers that one create turns to before it gives up.
+const MAX_TRIES: usize = 16;
+/// Providers whose past is remembered; the least recent goes.
+const MAX_EXPERIENCES: usize = 4096;
+/// How soon an unanswered message is said again, and at most after doubling.
+const RETRY: Millis = Millis::secs(1);
+const MAX_RETRY: Millis = Millis::secs(30);
+
+/// What a user asks for.
+#[derive(Clone, Debug)]
+pub struct CreateRequest {
+    pub create_id: CreateId,
+    pub name: VmName,
+    pub spec: VmSpec,
+    pub query: Query,
+    pub provider: Option<PeerId>,
+    pub seed: Vec<u8>,
+    /// How long it may take until the VM runs.
+    pub timeout: Millis,
+    /// The private key's path, for the user's ssh; it means nothing here.
+    pub identity_file: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    Discovering,
+    Quoting,
+    Accepting,
+    Confirming,
+    Leased,
+    /// Ended by us; kept until the provider has said that the VM is gone.
+    Releasing,
+    Failed,
+}
+
+/// A VM that this node rents, as it is stored.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Rental {
+    pub create_id: CreateId,
+    pub name: VmName,
+    pub spec: VmSpec,
+    pub query: Query,
+    pub provider: Option<PeerId>,
+    #[serde(with = "serde_bytes")]
+    pub seed: Vec<u8>,
+    pub seed_hash: Digest,
+    pub identity_file: Option<String>,
+    pub created: Timestamp,
+    pub deadline: Timestamp,
+    pub phase: Phase,
+    pub deal: Option<Deal>,
+    /// Who was turned to already, and what came of it.
+    pub tried: Vec<(PeerId, Fault)>,
+    pub status: Option<LeaseStatus>,
+    pub seen: Timestamp,
+    pub unreachable_since: Option<Timestamp>,
+    pub ran: bool,
+    pub fault: Option<Fault>,
+    pub marks: Marks,
+}
+
+/// When each stage ended; zero while it has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    pub discovered: Timestamp,
+    pub quoted: Timestamp,
+    pub leased: Timestamp,
+    pub provisioned: Timestamp,
+    pub running: Timestamp,
+}
+
+/// What has been agreed with one provider so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deal {
+    pub provider: PeerId,
+    pub lease_id: LeaseId,
+    pub quote: Signed,
+    pub accept: Signed,
+    pub accept_expires: Timestamp,
+    pub grant: Option<Signed>,
+    /// By our clock.
+    pub granted: Timestamp,
+    pub provisional_until: Timestamp,
+    pub confirm: Option<Signed>,
+    pub active: Option<Signed>,
+    pub ends_at: Timestamp,
+}
+
+impl Rental {
+    /// The terms that were agreed, from the quote that was verified when it came.
+    pub fn terms(&self, network: &Network) -> Option<Sealed<Quote>> {
+        self.deal.as_ref()?.quote.clone().open(network).ok()
+    }
+    pub fn document(&self, network: &Network) -> Option<LeaseDocument> {
+        let deal = self.deal.as_ref()?;
+        Some(LeaseDocument {
+            version: LeaseDocument::VERSION,
+            network: network.clone(),
+            quote: (&deal.quote).into(),
+            accept: (&deal.accept).into(),
+            grant: deal.grant.as_ref()?.into(),
+            confirm: deal.confirm.as_ref().map(Into::into),
+            active: deal.active.as_ref().map(Into::into),
+        })
+    }
+    fn is_creating(&self) -> bool {
+        !self.ran && !matches!(self.phase, Phase::Releasing | Phase::Failed)
+    }
+}
+/// The seed holds a secret key.
+impl std::fmt::Debug for Rental {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rental({} {:?} {:?})", self.name, self.phase, self.status.as_ref().map(|status| status.vm))
+    }
+}
+
+/// What a rental has under way; lost in a crash without loss.
+#[derive(Default)]
+struct Work {
+    asked: BTreeMap<u64, (PeerId, Timestamp)>,
+    quotes: Vec<Sealed<Quote>>,
+    rpc: Option<u64>,
+    /// When to act next if nothing comes before.
+    wake: Option<Timestamp>,
+    backoff: Option<Millis>,
+    powers: BTreeMap<u64, u64>,
+}
+
+impl Work {
+    /// The next delay, doubling from `RETRY` to `MAX_RETRY`.
+    fn back_off(&mut self, ctx: &mut Ctx) -> Timestamp {
+        let delay = self.backoff.map_or(RETRY, |last| Millis((last.0 * 2).min(MAX_RETRY.0)));
+        self.backoff = Some(delay);
+        ctx.now + ctx.jitter(delay)
+    }
+}
+
+#[derive(Default)]
+pub struct Requestor {
+    rentals: BTreeMap<CreateId, Rental>,
+    work: BTreeMap<CreateId, Work>,
+    releases: BTreeMap<LeaseId, Release>,
+    experience: BTreeMap<PeerId, Experience>,
+}
+
+impl Requestor {
+    pub fn restore_rental(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let rental: Rental = codec::decode(value, MAX_STORED).map_err(unreadable)?;
+        self.rentals.insert(rental.create_id, rental);
+        Ok(())
+    }
+    pub fn restore_release(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let release: Release = codec::decode(value, MAX_STORED).map_err(unreadable)?;
+        self.releases.insert(release.lease_id, release);
+        Ok(())
+    }
+
+    /// After a restart. Nobody waits any more for a create whose confirm never went out: it is taken back. What may
+    /// have been confirmed is asked about, since it may be running and paid for.
+    pub fn resume(&mut self, ctx: &mut Ctx) {
+        let ids: Vec<CreateId> = self.rentals.keys().copied().collect();
+        for id in ids {
+            let Some(rental) = self.rentals.get_mut(&id) else { continue };
+            match rental.phase {
+                Phase::Discovering | Phase::Quoting | Phase::Accepting => self.give_up_deal_and_forget(ctx, id),
+                Phase::Confirming | Phase::Leased => {
+                    let wake = Some(ctx.now);
+                    self.work.insert(id, Work { wake, ..Work::default() });
+                }
+                Phase::Releasing | Phase::Failed => {}
+            }
+        }
+        for release in self.releases.values_mut() {
+            release.wake_now(ctx.now);
+        }
+    }
+
+    pub fn rentals(&self) -> impl Iterator<Item = &Rental> {
+        self.rentals.values()
+    }
+    pub fn rental(&self, id: CreateId) -> Option<&Rental> {
+        self.rentals.get(&id)
+    }
+    pub fn by_name(&self, name: &VmName) -> Option<&Rental> {
+        self.rentals.values().find(|rental| rental.name == *name)
+    }
+    /// Providers whose connection must not be dropped: a VM of ours runs there.
+    pub fn leased_peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let rented = self.rentals.values().filter_map(|rental| rental.deal.as_ref().map(|deal| deal.provider));
+        rented.chain(self.releases.values().map(|release| release.provider))
+    }
+    pub fn experience(&self, peer: PeerId) -> Experience {
+        self.experience.get(&peer).copied().unwrap_or_default()
+    }
+    /// Whether a release still has to get through.
+    pub fn has_unfinished(&self) -> bool {
+        !self.releases.is_empty() || self.rentals.values().any(Rental::is_creating)
+    }
+    pub fn release_of(&self, lease_id: LeaseId) -> Option<&Release> {
+        self.releases.get(&lease_id)
+    }
+
+    pub fn peer_connected(&mut self, ctx: &mut Ctx, peer: PeerId) {
+        self.wake_deals_with(ctx.now, peer);
+    }
+    pub fn peer_disconnected(&mut self, ctx: &mut Ctx, peer: PeerId) {
+        self.wake_deals_with(ctx.now, peer);
+    }
+    /// The way to this provider has changed: look at once.
+    fn wake_deals_with(&mut self, now: Timestamp, peer: PeerId) {
+        let theirs =
+            self.rentals.values().filter(|rental| rental.deal.as_ref().is_some_and(|deal| deal.provider == peer));
+        for rental in theirs.filter(|rental| rental.phase == Phase::Leased) {
+            let work = self.work.entry(rental.create_id).or_default();
+            if work.rpc.is_none() {
+                work.wake = Some(now);
+            }
+        }
+        for release in self.releases.values_mut().filter(|release| release.provider == peer) {
+            release.wake_now(now);
+        }
+    }
+
+    pub fn response(&mut self, ctx: &mut Ctx, board: &Board, rpc: u64, result: Result<Response, RpcFailure>) {
+        if let Some(lease_id) = self.releases.values().find(|release| release.rpc == Some(rpc)).map(|r| r.lease_id) {
+            return self.release_answered(ctx, lease_id, result);
+        }
+        let owner = self
+            .work
+            .iter()
+            .find(|(_, work)| work.rpc == Some(rpc) || work.asked.contains_key(&rpc) || work.powers.contains_key(&rpc));
+        let Some((&id, _)) = owner else { return };
+        let Some(work) = self.work.get_mut(&id) else { return };
+        if let Some(ticket) = work.powers.remove(&rpc) {
+            return self.power_answered(ctx, id, ticket, result);
+        }
+        if let Some((peer, sent)) = work.asked.remove(&rpc) {
+            return self.quote_answered(ctx, board, id, peer, ctx.now - sent, result);
+        }
+        work.rpc = None;
+        match self.rentals.get(&id).map(|rental| rental.phase) {
+            Some(Phase::Accepting) => self.accept_answered(ctx, board, id, result),
+            Some(Phase::Confirming) => self.confirm_answered(ctx, board, id, result),
+            Some(Phase::Leased) => self.status_answered(ctx, board, id, result),
+            _ => {}
+        }
+    }
+
+    pub fn advance(&mut self, ctx: &mut Ctx, board: &Board) {
+        let due: Vec<CreateId> = self
+            .rentals
+            .values()
+            .filter(|rental| self.due_at(rental).is_some_and(|at| at <= ctx.now) || rental.phase == Phase::Discovering)
+            .map(|rental| rental.create_id)
+            .collect();
+        for id in due {
+            self.step(ctx, board, id);
+        }
+        self.advance_releases(ctx);
+    }
+
+    /// One rental, whose time has come.
+    fn step(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
+        let Some(rental) = self.rentals.get(&id) else { return };
+        if rental.is_creating() && rental.deadline <= ctx.now {
+            let fault = rental.tried.last().map(|(_, fault)| fault.clone()).unwrap_or_else(|| {
+                Fault::new(ErrorCode::Timeout, format!("'{}' was not running in time", rental.name))
+                    .hint("give it longer with --timeout")
+            });
+            return self.fail(ctx, id, fault);
+        }
+        match rental.phase {
+            Phase::Discovering => self.discover(ctx, board, id),
+            Phase::Quoting => self.choose(ctx, board, id),
+            Phase::Accepting => self.send_accept(ctx, board, id),
+            Phase::Confirming => self.send_confirm(ctx, board, id),
+            Phase::Leased => self.watch(ctx, id),
+            Phase::Releasing | Phase::Failed => {}
+        }
+    }
+
+    fn due_at(&self, rental: &Rental) -> Option<Timestamp> {
+        let wake = self.work.get(&rental.create_id).and_then(|work| work.wake);
+        let deadline = rental.is_creating().then_some(rental.deadline);
+        wake.into_iter().chain(deadline).min()
+    }
+
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let rentals = self.rentals.values().filter_map(|rental| self.due_at(rental));
+        rentals.chain(self.releases.values().filter_map(Release::wake)).min()
+    }
+
+    fn learn(&mut self, peer: PeerId, change: impl FnOnce(&mut Experience)) {
+        if self.experience.len() >= MAX_EXPERIENCES && !self.experience.contains_key(&peer) {
+            self.experience.pop_first();
+        }
+        change(self.experience.entry(peer).or_default());
+    }
+
+    /// Ends a create with its reason; whatever may have been agreed is released.
+    fn fail(&mut self, ctx: &mut Ctx, id: CreateId, fault: Fault) {
+        let mut ops = self.release_deal(ctx, id);
+        let Some(rental) = self.rentals.get_mut(&id) else { return };
+        rental.phase = Phase::Failed;
+        rental.fault = Some(fault);
+        rental.seed.clear();
+        ops.push(put(rental));
+        ctx.persist(ops);
+        self.work.remove(&id);
+        ctx.effect(Effect::Rental(id));
+    }
+
+    fn forget(&mut self, id: CreateId) -> StoreOp {
+        self.rentals.remove(&id);
+        self.work.remove(&id);
+        StoreOp::delete(Table::Rentals, &id.0)
+    }
+
+    fn give_up_deal_and_forget(&mut self, ctx: &mut Ctx, id: CreateId) {
+        let mut ops = self.release_deal(ctx, id);
+        ops.push(self.forget(id));
+        ctx.persist(ops);
+        ctx.effect(Effect::Rental(id));
+    }
+}
+
+fn put(rental: &Rental) -> StoreOp {
+    StoreOp::put(Table::Rentals, &rental.create_id.0, rental)
+}
+
+fn unreadable(error: codec::DecodeError) -> Fault {
+    Fault::internal(format!("a stored rental is {error}")).hint("restore the home from a backup")
+}
+
+fn no_such_vm(id: CreateId) -> Fault {
+    Fault::new(ErrorCode::NoSuchVm, format!("no VM {id}")).hint("'golemnode vm list' shows yours")
+}
+
+/// What is asked under a budget of money.
+fn within(price: Amount, most: Option<Amount>) -> bool {
+    most.is_none_or(|most| price <= most)
+}

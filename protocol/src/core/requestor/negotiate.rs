@@ -1,0 +1,452 @@
+//! From a wish to an active lease.
+use super::{CreateRequest, Deal, MAX_RENTALS, MAX_TRIES, Phase, Rental, Requestor, Work, put, within};
+use crate::board::{Board, Entry};
+use crate::core::{Ctx, Effect, RpcFailure};
+use crate::envelope::{Sealed, Signed};
+use crate::error::{ErrorCode, Fault};
+use crate::identity::PeerId;
+use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, FIRST_CONFIRM, Grant, Quote};
+use crate::message::{ConfirmReq, QuoteReq, Request, Response};
+use crate::names::{CreateId, Digest, LeaseId};
+use crate::ranking;
+use crate::refusal::Refusal;
+use crate::units::{Millis, Timestamp};
+use rand_core::Rng;
+
+/// Providers asked at once.
+pub const ASKED: usize = 3;
+/// How long after the first quote the others are waited for: a provider slower than this is slow at everything.
+const QUOTE_PATIENCE: Millis = Millis(500);
+/// Without an answer by then, a provider is given up; just above the 5 s of one request.
+const QUOTE_TIMEOUT: Millis = Millis::secs(6);
+/// How long an empty board is given to fill: a node that has just started reads its neighbours' boards first.
+const DISCOVER_PATIENCE: Millis = Millis::secs(5);
+
+impl Requestor {
+    pub fn create(&mut self, ctx: &mut Ctx, board: &Board, ticket: u64, request: CreateRequest) {
+        let result = self.admit(ctx, request);
+        let created = result.as_ref().ok().copied();
+        ctx.effect(Effect::Answer { ticket, result });
+        if let Some(id) = created {
+            ctx.effect(Effect::Rental(id));
+            self.step(ctx, board, id);
+        }
+    }
+
+    /// The same name and spec again is the same VM; other words under a name that is taken are refused.
+    fn admit(&mut self, ctx: &mut Ctx, request: CreateRequest) -> Result<CreateId, Fault> {
+        request.spec.check()?;
+        if let Some(there) = self.by_name(&request.name) {
+            let (id, name) = (there.create_id, there.name.clone());
+            match there.phase {
+                Phase::Failed => {
+                    let op = self.forget(id);
+                    ctx.persist(vec![op]);
+                }
+                Phase::Releasing => {
+                    return Err(Fault::new(ErrorCode::VmExists, format!("the last '{name}' is still being destroyed"))
+                        .hint("wait a moment, or use another name"));
+                }
+                _ if there.spec == request.spec => return Ok(id),
+                _ => {
+                    return Err(Fault::new(
+                        ErrorCode::VmExists,
+                        format!("there is a VM '{name}' already, of another kind"),
+                    )
+                    .hint(format!("'golemnode vm info {name}' shows it; use another name, or destroy it first")));
+                }
+            }
+        }
+        if self.rentals.len() >= MAX_RENTALS {
+            return Err(Fault::new(ErrorCode::Quota, format!("this node rents {MAX_RENTALS} VMs already")));
+        }
+        let rental = Rental {
+            create_id: request.create_id,
+            name: request.name,
+            spec: request.spec,
+            query: request.query,
+            provider: request.provider,
+            seed_hash: Digest::of(&request.seed),
+            seed: request.seed,
+            identity_file: request.identity_file,
+            created: ctx.now,
+            deadline: ctx.now + request.timeout,
+            phase: Phase::Discovering,
+            deal: None,
+            tried: Vec::new(),
+            status: None,
+            seen: ctx.now,
+            unreachable_since: None,
+            ran: false,
+            fault: None,
+            marks: Default::default(),
+        };
+        let id = rental.create_id;
+        self.rentals.insert(id, rental);
+        self.work.insert(id, Work::default());
+        Ok(id)
+    }
+
+    /// Looks for providers, and asks the best few for quotes.
+    pub(super) fn discover(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
+        let Some(rental) = self.rentals.get(&id) else { return };
+        let candidates: Vec<&Entry> = board
+            .query(ctx.now, &rental.query)
+            .filter(|entry| rental.provider.is_none_or(|wanted| wanted == entry.advert.provider))
+            .filter(|entry| rental.tried.iter().all(|(tried, _)| *tried != entry.advert.provider))
+            .collect();
+        if candidates.is_empty() || rental.tried.len() >= MAX_TRIES {
+            let patient = rental.tried.is_empty() && rental.created + DISCOVER_PATIENCE > ctx.now;
+            if patient {
+                let until = rental.created + DISCOVER_PATIENCE;
+                self.work.entry(id).or_default().wake = Some(until);
+                return;
+            }
+            let fault = nobody(ctx.now, board, rental);
+            return self.fail(ctx, id, fault);
+        }
+        let dearest = candidates.iter().map(|entry| entry.advert.terms.price.per_hour).max().unwrap_or_default();
+        let scored = candidates
+            .into_iter()
+            .map(|entry| {
+                let (terms, peer) = (&entry.advert.terms, entry.advert.provider);
+                (ranking::score(terms, rental.query.want, dearest, self.experience(peer)), peer)
+            })
+            .collect();
+        let chosen: Vec<PeerId> = ranking::order(scored, ctx.rng).into_iter().take(ASKED).collect();
+        let spec = rental.spec.clone();
+        let work = self.work.entry(id).or_default();
+        *work =
+            Work { wake: Some(ctx.now + QUOTE_TIMEOUT), powers: std::mem::take(&mut work.powers), ..Work::default() };
+        for peer in chosen {
+            let rpc = ctx.send(peer, Request::Quote(QuoteReq { create_id: id, spec: spec.clone() }));
+            work.asked.insert(rpc, (peer, ctx.now));
+        }
+        if let Some(rental) = self.rentals.get_mut(&id) {
+            rental.phase = Phase::Quoting;
+            mark(&mut rental.marks.discovered, ctx.now);
+        }
+        ctx.effect(Effect::Rental(id));
+    }
+
+    pub(super) fn quote_answered(
+        &mut self,
+        ctx: &mut Ctx,
+        board: &Board,
+        id: CreateId,
+        peer: PeerId,
+        took: Millis,
+        result: Result<Response, RpcFailure>,
+    ) {
+        let Some(rental) = self.rentals.get(&id) else { return };
+        let outcome = match result {
+            Ok(Response::Quote(signed)) => check_quote(ctx, rental, peer, signed),
+            other => Err(refused(other)),
+        };
+        if rental.phase != Phase::Quoting {
+            // Too late: what it holds for us goes back at once.
+            if let Ok(quote) = outcome {
+                ctx.send(peer, Request::Decline(quote.quote_id));
+            }
+            return;
+        }
+        match outcome {
+            Ok(quote) => {
+                self.learn(peer, |experience| experience.latency_ms = Some(took.0));
+                let work = self.work.entry(id).or_default();
+                work.quotes.push(quote);
+                let soon = ctx.now + QUOTE_PATIENCE;
+                work.wake = Some(work.wake.map_or(soon, |at| at.min(soon)));
+            }
+            Err(fault) => self.turned_down(ctx, id, peer, fault),
+        }
+        if self.work.get(&id).is_some_and(|work| work.asked.is_empty()) {
+            self.choose(ctx, board, id);
+        }
+    }
+
+    /// The best quote is accepted, the others are declined.
+    pub(super) fn choose(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
+        let Some(work) = self.work.get_mut(&id) else { return };
+        let silent: Vec<PeerId> = std::mem::take(&mut work.asked).into_values().map(|(peer, _)| peer).collect();
+        let mut quotes = std::mem::take(&mut work.quotes);
+        work.wake = None;
+        if quotes.is_empty() {
+            for peer in silent {
+                let fault = Fault::new(ErrorCode::Timeout, "the provider did not answer");
+                self.turned_down(ctx, id, peer, fault);
+            }
+            return self.look_again(ctx, board, id);
+        }
+        // Those still silent are not asked again by this create, but nothing is held against them.
+        quotes.sort_by(|a, b| (a.price.per_hour, b.isolation).cmp(&(b.price.per_hour, a.isolation)));
+        let best = quotes.remove(0);
+        for loser in quotes {
+            ctx.send(loser.provider, Request::Decline(loser.quote_id));
+        }
+        let accept = Accept {
+            network: ctx.network.clone(),
+            provider: best.provider,
+            requestor: ctx.me(),
+            quote_hash: best.digest(),
+            create_id: id,
+            seed_hash: Digest([0; 32]),
+            nonce: ctx.rng.next_u64(),
+            expires: ctx.now + ACCEPT_LIFE,
+        };
+        let Some(rental) = self.rentals.get_mut(&id) else { return };
+        let accept = Sealed::seal(Accept { seed_hash: rental.seed_hash, ..accept }, ctx.key);
+        mark(&mut rental.marks.quoted, ctx.now);
+        rental.phase = Phase::Accepting;
+        rental.deal = Some(Deal {
+            provider: best.provider,
+            lease_id: LeaseId::derive(best.provider, ctx.me(), id),
+            quote: best.signed().clone(),
+            accept: accept.signed().clone(),
+            accept_expires: accept.expires,
+            grant: None,
+            granted: Timestamp(0),
+            provisional_until: Timestamp(0),
+            confirm: None,
+            active: None,
+            ends_at: Timestamp(0),
+        });
+        ctx.persist(vec![put(rental)]);
+        ctx.effect(Effect::Rental(id));
+        self.send_accept(ctx, board, id);
+    }
+
+    pub(super) fn send_accept(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
+        let Some(deal) = self.rentals.get(&id).and_then(|rental| rental.deal.as_ref()) else { return };
+        if deal.accept_expires <= ctx.now {
+            let fault = Fault::new(ErrorCode::Timeout, "the provider did not answer the accept");
+            return self.deal_failed(ctx, board, id, fault);
+        }
+        let (provider, accept) = (deal.provider, deal.accept.clone());
+        let work = self.work.entry(id).or_default();
+        work.rpc = Some(ctx.send(provider, Request::Accept(accept)));
+        work.wake = None;
+    }
+
+    pub(super) fn accept_answered(
+        &mut self,
+        ctx: &mut Ctx,
+        board: &Board,
+        id: CreateId,
+        result: Result<Response, RpcFailure>,
+    ) {
+        let grant = match result {
+            Ok(Response::Granted(signed)) => self.rentals.get(&id).map(|rental| check_grant(ctx, rental, signed)),
+            // A lost answer says nothing: the same words are sent again.
+            Err(_) => return self.again(ctx, id),
+            other => Some(Err(refused(other))),
+        };
+        let grant = match grant {
+            None => return,
+            Some(Err(fault)) => return self.deal_failed(ctx, board, id, fault),
+            Some(Ok(grant)) => grant,
+        };
+        let Some(rental) = self.rentals.get_mut(&id) else { return };
+        let Some(deal) = rental.deal.as_mut() else { return };
+        deal.granted = ctx.now;
+        // By our clock: the provider's may differ, and it counts its 30 s from when it granted, which was before now.
+        deal.provisional_until = ctx.now + crate::lease::PROVISIONAL;
+        let confirm = Confirm {
+            network: ctx.network.clone(),
+            provider: deal.provider,
+            requestor: ctx.me(),
+            lease_id: deal.lease_id,
+            grant_hash: grant.digest(),
+            expires: deal.provisional_until,
+        };
+        deal.grant = Some(grant.signed().clone());
+        deal.confirm = Some(Sealed::seal(confirm, ctx.key).signed().clone());
+        rental.phase = Phase::Confirming;
+        ctx.persist(vec![put(rental)]);
+        self.work.entry(id).or_default().backoff = None;
+        ctx.effect(Effect::Rental(id));
+        self.send_confirm(ctx, board, id);
+    }
+
+    /// Also after a restart, when a first confirm may or may not have gone out: then only while it is early enough,
+    /// later the provider is asked what became of it.
+    pub(super) fn send_confirm(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
+        let Some(rental) = self.rentals.get(&id) else { return };
+        let Some(deal) = rental.deal.as_ref() else { return };
+        let (provider, lease_id) = (deal.provider, deal.lease_id);
+        let Some(confirm) = deal.confirm.clone() else { return };
+        let request = if ctx.now < deal.granted + FIRST_CONFIRM {
+            Request::Confirm(ConfirmReq { confirm, seed: rental.seed.clone() })
+        } else if ctx.now <= rental.deadline.max(deal.provisional_until + FIRST_CONFIRM) {
+            Request::Status(lease_id)
+        } else {
+            let fault = Fault::new(ErrorCode::Timeout, "the provider did not answer the confirm");
+            return self.deal_failed(ctx, board, id, fault);
+        };
+        let work = self.work.entry(id).or_default();
+        work.rpc = Some(ctx.send(provider, request));
+        work.wake = None;
+    }
+
+    pub(super) fn confirm_answered(
+        &mut self,
+        ctx: &mut Ctx,
+        board: &Board,
+        id: CreateId,
+        result: Result<Response, RpcFailure>,
+    ) {
+        let (signed, status) = match result {
+            Ok(Response::Active { active, status }) => (active, status),
+            Ok(Response::Status(status)) => match status.active.clone() {
+                Some(active) => (active, status),
+                // Granted and never confirmed, and too late to confirm: it lapses by itself.
+                None => {
+                    let fault = Fault::new(ErrorCode::Timeout, "the provider did not receive the confirm in time");
+                    return self.deal_failed(ctx, board, id, fault);
+                }
+            },
+            Err(_) => return self.again(ctx, id),
+            other => return self.deal_failed(ctx, board, id, refused(other)),
+        };
+        let Some(rental) = self.rentals.get_mut(&id) else { return };
+        let active = match check_active(ctx, rental, signed) {
+            Ok(active) => active,
+            Err(fault) => return self.deal_failed(ctx, board, id, fault),
+        };
+        let Some(deal) = rental.deal.as_mut() else { return };
+        deal.active = Some(active.signed().clone());
+        deal.ends_at = active.ends_at;
+        rental.phase = Phase::Leased;
+        mark(&mut rental.marks.leased, ctx.now);
+        ctx.persist(vec![put(rental)]);
+        self.work.insert(id, Work { wake: Some(ctx.now), ..Work::default() });
+        ctx.effect(Effect::Rental(id));
+        self.take_status(ctx, board, id, status);
+        if self.rentals.get(&id).is_some_and(|rental| rental.phase == Phase::Leased) {
+            self.watch(ctx, id);
+        }
+    }
+
+    fn again(&mut self, ctx: &mut Ctx, id: CreateId) {
+        let work = self.work.entry(id).or_default();
+        let at = work.back_off(ctx);
+        work.wake = Some(at);
+    }
+
+    /// This provider is out: what may have been agreed is released on disk first, then the next best is asked.
+    pub(super) fn deal_failed(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, fault: Fault) {
+        let mut ops = self.release_deal(ctx, id);
+        let Some(rental) = self.rentals.get_mut(&id) else { return };
+        let provider = rental.deal.take().map(|deal| deal.provider);
+        rental.phase = Phase::Discovering;
+        rental.status = None;
+        ops.push(put(rental));
+        ctx.persist(ops);
+        if let Some(provider) = provider {
+            self.learn(provider, |experience| experience.failed += 1);
+            self.turned_down(ctx, id, provider, fault);
+        }
+        self.look_again(ctx, board, id);
+    }
+
+    fn turned_down(&mut self, ctx: &mut Ctx, id: CreateId, peer: PeerId, fault: Fault) {
+        let Some(rental) = self.rentals.get_mut(&id) else { return };
+        let message = format!("provider {} is out ({}: {})", peer.short(), fault.code, fault.message);
+        if rental.tried.len() < MAX_TRIES * ASKED {
+            rental.tried.push((peer, fault));
+        }
+        ctx.effect(Effect::Notice { create_id: id, message });
+    }
+
+    fn look_again(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
+        if let Some(rental) = self.rentals.get_mut(&id) {
+            rental.phase = Phase::Discovering;
+        }
+        self.discover(ctx, board, id);
+    }
+}
+
+/// Sets a mark once: a second try does not restart the clock of a stage that has ended.
+pub(super) fn mark(mark: &mut Timestamp, now: Timestamp) {
+    if *mark == Timestamp(0) {
+        *mark = now;
+    }
+}
+
+pub(super) fn refused(result: Result<Response, RpcFailure>) -> Fault {
+    match result {
+        Ok(Response::Refused(refusal)) => refusal.into(),
+        Ok(_) => Fault::new(ErrorCode::InvalidRequest, "the provider answered something else than was asked"),
+        Err(RpcFailure::Timeout) => Fault::new(ErrorCode::Timeout, "the provider did not answer"),
+        Err(RpcFailure::Unreachable(why)) => {
+            Fault::new(ErrorCode::Unreachable, format!("the provider cannot be reached: {why}"))
+        }
+    }
+}
+
+fn nobody(now: Timestamp, board: &Board, rental: &Rental) -> Fault {
+    if let Some((_, last)) = rental.tried.last() {
+        let all: Vec<String> =
+            rental.tried.iter().map(|(peer, fault)| format!("{}: {}", peer.short(), fault.message)).collect();
+        let mut fault = last.clone();
+        fault.message = format!("no provider gave '{}': {}", rental.name, last.message);
+        return fault.details(all.join("; "));
+    }
+    let all = board.query(now, &Default::default()).count();
+    if let Some(wanted) = rental.provider.filter(|wanted| board.get(now, *wanted).is_none()) {
+        return Fault::new(ErrorCode::Unavailable, format!("provider {} is not on the board", wanted.short()))
+            .hint("'golemnode provider list' shows who is");
+    }
+    let fault = Fault::new(
+        ErrorCode::Unavailable,
+        format!("no provider offers {} with image '{}'", rental.spec.resources, rental.spec.image),
+    );
+    if all == 0 {
+        fault.hint(
+            "the board is empty: join a mesh with --bootstrap, or start a provider with 'golemnode node run --provide'",
+        )
+    } else {
+        fault.hint(format!("{all} offer something else: see 'golemnode provider list --isolation any'"))
+    }
+}
+
+fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Signed) -> Result<Sealed<Quote>, Fault> {
+    let quote: Sealed<Quote> = signed.open(ctx.network).map_err(Refusal::from)?;
+    let wrong = |what: &str| Err(Fault::new(ErrorCode::BadToken, format!("the quote is {what}")));
+    if quote.provider != peer || quote.requestor != ctx.me() {
+        return wrong("between others");
+    }
+    if quote.spec != rental.spec {
+        return wrong("for something else than was asked");
+    }
+    if !rental.spec.isolation.takes(quote.isolation) {
+        return wrong("for a guest less isolated than was asked");
+    }
+    if !within(quote.price.per_hour, rental.query.max_price) {
+        let price = quote.price.clone();
+        return Err(Fault::new(ErrorCode::Exhausted, format!("it now asks {price}, above the limit")));
+    }
+    Ok(quote)
+}
+
+fn check_grant(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result<Sealed<Grant>, Fault> {
+    let grant: Sealed<Grant> = signed.open(ctx.network).map_err(Refusal::from)?;
+    let fits = rental.deal.as_ref().is_some_and(|deal| {
+        grant.provider == deal.provider
+            && grant.requestor == ctx.me()
+            && grant.lease_id == deal.lease_id
+            && grant.accept_hash == deal.accept.digest()
+    });
+    if fits { Ok(grant) } else { Err(Fault::new(ErrorCode::BadToken, "the grant is of another accept")) }
+}
+
+fn check_active(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result<Sealed<Active>, Fault> {
+    let active: Sealed<Active> = signed.open(ctx.network).map_err(Refusal::from)?;
+    let fits = rental.deal.as_ref().is_some_and(|deal| {
+        active.provider == deal.provider
+            && active.requestor == ctx.me()
+            && active.lease_id == deal.lease_id
+            && deal.grant.as_ref().is_some_and(|grant| active.grant_hash == grant.digest())
+    });
+    if fits { Ok(active) } else { Err(Fault::new(ErrorCode::BadToken, "the start is of another grant")) }
+}

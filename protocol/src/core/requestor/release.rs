@@ -1,0 +1,167 @@
+//! Giving leases back. The wish is on disk before anything else is tried, and stays there until the provider has said
+//! that the VM is gone, or until a lease that was never confirmed has lapsed by itself.
+use super::{Deal, Phase, Requestor, put};
+use crate::advert::MAX_SKEW;
+use crate::core::{Ctx, Effect, RpcFailure, StoreOp, Table};
+use crate::error::Fault;
+use crate::identity::PeerId;
+use crate::lease::PROVISIONAL;
+use crate::message::{LeaseStage, Request, Response, VmPhase};
+use crate::names::{CreateId, LeaseId};
+use crate::refusal::Refusal;
+use crate::units::{Millis, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// As for everything that is said again: a second, doubling to half a minute.
+const RETRY: Millis = super::RETRY;
+const MAX_RETRY: Millis = super::MAX_RETRY;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Release {
+    pub lease_id: LeaseId,
+    pub provider: PeerId,
+    pub create_id: CreateId,
+    pub since: Timestamp,
+    /// When a lease that was never confirmed is certainly over. None: a confirm may have gone out.
+    forget_after: Option<Timestamp>,
+    #[serde(skip)]
+    pub(super) rpc: Option<u64>,
+    #[serde(skip)]
+    wake: Option<Timestamp>,
+    #[serde(skip)]
+    backoff: Option<Millis>,
+    /// The provider knows; what is left is to see the VM gone.
+    #[serde(skip)]
+    acknowledged: Option<u64>,
+    #[serde(skip)]
+    pub unreachable: Option<Fault>,
+}
+
+impl Release {
+    fn of(deal: &Deal, create_id: CreateId, now: Timestamp) -> Self {
+        let never_confirmed = deal.confirm.is_none();
+        let lapsed = deal.accept_expires + Millis(PROVISIONAL.0 + 2 * MAX_SKEW.0);
+        Release {
+            lease_id: deal.lease_id,
+            provider: deal.provider,
+            create_id,
+            since: now,
+            forget_after: never_confirmed.then_some(lapsed),
+            rpc: None,
+            wake: Some(now),
+            backoff: None,
+            acknowledged: None,
+            unreachable: None,
+        }
+    }
+    pub(super) fn wake_now(&mut self, now: Timestamp) {
+        if self.rpc.is_none() {
+            self.wake = Some(now);
+        }
+    }
+    pub(super) fn wake(&self) -> Option<Timestamp> {
+        self.wake.into_iter().chain(self.forget_after).min()
+    }
+}
+
+impl Requestor {
+    /// Journals the release of what this rental may have agreed; it is sent once that is on disk.
+    pub(super) fn release_deal(&mut self, ctx: &mut Ctx, id: CreateId) -> Vec<StoreOp> {
+        let Some(deal) = self.rentals.get(&id).and_then(|rental| rental.deal.as_ref()) else { return Vec::new() };
+        let release = Release::of(deal, id, ctx.now);
+        let op = StoreOp::put(Table::Releases, &release.lease_id.0, &release);
+        self.releases.entry(release.lease_id).or_insert(release);
+        vec![op]
+    }
+
+    pub fn destroy(&mut self, ctx: &mut Ctx, ticket: u64, id: CreateId) {
+        let Some(phase) = self.rentals.get(&id).map(|rental| rental.phase) else {
+            return ctx.effect(Effect::Answer { ticket, result: Err(super::no_such_vm(id)) });
+        };
+        match phase {
+            Phase::Discovering | Phase::Quoting | Phase::Failed => {
+                let held = self.work.get_mut(&id).map(|work| std::mem::take(&mut work.quotes)).unwrap_or_default();
+                for quote in held {
+                    ctx.send(quote.provider, Request::Decline(quote.quote_id));
+                }
+                let op = self.forget(id);
+                ctx.persist(vec![op]);
+            }
+            Phase::Accepting | Phase::Confirming | Phase::Leased => {
+                let mut ops = self.release_deal(ctx, id);
+                if let Some(rental) = self.rentals.get_mut(&id) {
+                    rental.phase = Phase::Releasing;
+                    ops.push(put(rental));
+                }
+                ctx.persist(ops);
+                self.work.remove(&id);
+            }
+            Phase::Releasing => {}
+        }
+        ctx.effect(Effect::Rental(id));
+        ctx.effect(Effect::Answer { ticket, result: Ok(id) });
+    }
+
+    pub(super) fn advance_releases(&mut self, ctx: &mut Ctx) {
+        let over: Vec<LeaseId> = self
+            .releases
+            .values()
+            .filter(|release| release.forget_after.is_some_and(|at| at <= ctx.now))
+            .map(|release| release.lease_id)
+            .collect();
+        for lease_id in over {
+            self.released(ctx, lease_id);
+        }
+        let now = ctx.now;
+        for release in self.releases.values_mut().filter(|release| release.wake.is_some_and(|at| at <= now)) {
+            release.wake = None;
+            let request = match release.acknowledged {
+                None => Request::Release(release.lease_id),
+                Some(seen) => Request::Watch { lease_id: release.lease_id, seen },
+            };
+            release.rpc = Some(ctx.send(release.provider, request));
+        }
+    }
+
+    pub(super) fn release_answered(&mut self, ctx: &mut Ctx, lease_id: LeaseId, result: Result<Response, RpcFailure>) {
+        let Some(release) = self.releases.get_mut(&lease_id) else { return };
+        release.rpc = None;
+        match result {
+            Ok(Response::Status(status)) if status.stage == LeaseStage::Ended && status.vm == VmPhase::Gone => {
+                return self.released(ctx, lease_id);
+            }
+            Ok(Response::Status(status)) if status.stage == LeaseStage::Ended => {
+                release.acknowledged = Some(status.revision);
+                release.unreachable = None;
+                release.backoff = None;
+                release.wake = Some(ctx.now);
+                let create_id = release.create_id;
+                return ctx.effect(Effect::Rental(create_id));
+            }
+            Ok(Response::Refused(Refusal::NoSuchLease(_) | Refusal::Released(_) | Refusal::NotYours(_))) => {
+                return self.released(ctx, lease_id);
+            }
+            other => release.unreachable = Some(super::negotiate::refused(other)),
+        }
+        let delay = release.backoff.map_or(RETRY, |last| Millis((last.0 * 2).min(MAX_RETRY.0)));
+        release.backoff = Some(delay);
+        release.wake = Some(ctx.now + ctx.jitter(delay));
+        let create_id = release.create_id;
+        ctx.effect(Effect::Rental(create_id));
+    }
+
+    /// The VM is gone, or never was.
+    fn released(&mut self, ctx: &mut Ctx, lease_id: LeaseId) {
+        let Some(release) = self.releases.remove(&lease_id) else { return };
+        let mut ops = vec![StoreOp::delete(Table::Releases, &lease_id.0)];
+        let id = release.create_id;
+        let ends_rental = self.rentals.get(&id).is_some_and(|rental| {
+            rental.phase == Phase::Releasing && rental.deal.as_ref().is_some_and(|deal| deal.lease_id == lease_id)
+        });
+        if ends_rental {
+            ops.push(self.forget(id));
+        }
+        ctx.persist(ops);
+        ctx.effect(Effect::Rental(id));
+    }
+}

@@ -1,0 +1,284 @@
+//! The provider's word: what is held, granted and let. Nothing here is ever sold twice.
+//!
+//! ```text
+//!           quote                accept               confirm                release, failure
+//!  (free) ────────▶ hold ──────────────▶ provisional ────────▶ active ────────────────────────▶ ended ─▶ (free)
+//!    ▲                │ 30 s, decline        │ 30 s              │ time is over                  ▲  when the VM
+//!    └────────────────┴──────────────────────┘                   └─▶ expired ── grace time ──────┘  is gone
+//! ```
+//! Capacity counts as taken from the hold until the VM is gone: a VM that is still being taken down uses its memory.
+use crate::envelope::{Sealed, Signed};
+use crate::error::Fault;
+use crate::identity::PeerId;
+use crate::lease::{Accept, LeaseDocument, Quote};
+use crate::message::{LeaseStage, LeaseStatus, VmPhase};
+use crate::names::{CreateId, Digest, GuestUser, LeaseId, Network, QuoteId};
+use crate::refusal::Refusal;
+use crate::spec::VmSpec;
+use crate::units::{Millis, Resources, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Open holds of one requestor: three providers are asked for a VM, so one needs few; a further one drops the oldest.
+pub const HOLDS_PER_REQUESTOR: usize = 4;
+/// Open holds in all. Each is a reservation that costs nothing to take.
+pub const MAX_HOLDS: usize = 256;
+/// Releases of leases that are not here (yet), kept until no accept of theirs can still be valid.
+pub const MAX_TOMBSTONES: usize = 4096;
+pub const TOMBSTONES_PER_REQUESTOR: usize = 32;
+/// Ended leases kept so that a late question gets a true answer.
+pub const MAX_ENDED: usize = 1024;
+pub const ENDED_KEPT: Millis = Millis::secs(24 * 3600);
+
+/// What a node has to let, apart from what is let already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    pub total: Resources,
+    pub max_vms: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Hold {
+    pub quote: Sealed<Quote>,
+    pub create_id: CreateId,
+}
+
+/// A lease as the provider stores it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRow {
+    pub lease_id: LeaseId,
+    pub requestor: PeerId,
+    pub spec: VmSpec,
+    pub image_digest: Digest,
+    pub guest_user: GuestUser,
+    pub seed_hash: Digest,
+    pub quote: Signed,
+    pub accept: Signed,
+    pub grant: Signed,
+    pub confirm: Option<Signed>,
+    pub active: Option<Signed>,
+    /// Kept while the VM may still have to be made (again); wiped with it.
+    #[serde(with = "serde_bytes")]
+    pub seed: Vec<u8>,
+    pub stage: LeaseStage,
+    pub provisional_until: Timestamp,
+    /// Zero before it is active.
+    pub ends_at: Timestamp,
+    pub ended_at: Timestamp,
+    /// Whether the tenant wants it to run: a host that was rebooted starts it again.
+    pub wants_power: bool,
+    pub vm: VmPhase,
+    pub revision: u64,
+    pub fault: Option<Fault>,
+}
+
+impl LeaseRow {
+    /// Whether its capacity is taken.
+    pub fn counts(&self) -> bool {
+        self.vm != VmPhase::Gone
+    }
+    pub fn status(&self) -> LeaseStatus {
+        LeaseStatus {
+            lease_id: self.lease_id,
+            stage: self.stage,
+            revision: self.revision,
+            vm: self.vm,
+            fault: self.fault.clone(),
+            guest_user: self.guest_user.clone(),
+            active: self.active.clone(),
+        }
+    }
+    pub fn document(&self, network: &Network) -> LeaseDocument {
+        LeaseDocument {
+            version: LeaseDocument::VERSION,
+            network: network.clone(),
+            quote: (&self.quote).into(),
+            accept: (&self.accept).into(),
+            grant: (&self.grant).into(),
+            confirm: self.confirm.as_ref().map(Into::into),
+            active: self.active.as_ref().map(Into::into),
+        }
+    }
+    pub fn touch(&mut self) {
+        self.revision += 1;
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tombstone {
+    owner: PeerId,
+    until: Timestamp,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    capacity: Capacity,
+    holds: BTreeMap<QuoteId, Hold>,
+    leases: BTreeMap<LeaseId, LeaseRow>,
+    tombstones: BTreeMap<LeaseId, Tombstone>,
+}
+
+impl Ledger {
+    pub fn set_capacity(&mut self, capacity: Capacity) {
+        self.capacity = capacity;
+    }
+    pub fn restore(&mut self, row: LeaseRow) {
+        self.leases.insert(row.lease_id, row);
+    }
+    pub fn leases(&self) -> impl Iterator<Item = &LeaseRow> {
+        self.leases.values()
+    }
+    pub fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.holds.values()
+    }
+    pub fn lease(&self, id: LeaseId) -> Option<&LeaseRow> {
+        self.leases.get(&id)
+    }
+
+    /// What is taken by holds and by leases.
+    pub fn taken(&self) -> Resources {
+        let held = self.holds.values().map(|hold| hold.quote.spec.resources);
+        let let_out = self.leases.values().filter(|row| row.counts()).map(|row| row.spec.resources);
+        held.chain(let_out).fold(Resources::default(), Resources::plus)
+    }
+    pub fn free(&self) -> Resources {
+        self.capacity.total.minus(self.taken())
+    }
+    pub fn vms(&self) -> usize {
+        self.leases.values().filter(|row| row.counts()).count()
+    }
+    fn slots_taken(&self) -> usize {
+        self.vms() + self.holds.len()
+    }
+
+    /// A hold that this requestor has for this create already: a repeated question gets the same answer.
+    pub fn hold_for(&self, requestor: PeerId, create_id: CreateId) -> Option<&Hold> {
+        self.holds.values().find(|hold| hold.create_id == create_id && hold.quote.requestor == requestor)
+    }
+
+    /// Whether it would fit. The requestor's own oldest hold does not count against it when it has too many.
+    pub fn admit(&self, asked: Resources) -> Result<(), Refusal> {
+        let free = self.free();
+        if !asked.fits_in(free) {
+            return Err(Refusal::Exhausted { asked, free });
+        }
+        if self.slots_taken() >= self.capacity.max_vms as usize {
+            return Err(Refusal::TooManyVms { most: self.capacity.max_vms });
+        }
+        if self.holds.len() >= MAX_HOLDS {
+            return Err(Refusal::TooManyRequests { retry_after_s: crate::lease::QUOTE_HOLD.as_secs() as u32 });
+        }
+        Ok(())
+    }
+
+    /// Makes room among the requestor's own holds: the oldest goes.
+    pub fn trim_holds(&mut self, requestor: PeerId) {
+        let mut own: Vec<(Timestamp, QuoteId)> = self
+            .holds
+            .values()
+            .filter(|hold| hold.quote.requestor == requestor)
+            .map(|hold| (hold.quote.issued, hold.quote.quote_id))
+            .collect();
+        own.sort_unstable();
+        let surplus = (own.len() + 1).saturating_sub(HOLDS_PER_REQUESTOR);
+        for (_, quote) in own.into_iter().take(surplus) {
+            self.holds.remove(&quote);
+        }
+    }
+
+    /// Must follow `admit` with nothing between.
+    pub fn hold(&mut self, hold: Hold) {
+        self.holds.insert(hold.quote.quote_id, hold);
+    }
+
+    /// The requestor does not want it. Nobody else's hold is touched.
+    pub fn decline(&mut self, requestor: PeerId, quote: QuoteId) {
+        if self.holds.get(&quote).is_some_and(|hold| hold.quote.requestor == requestor) {
+            self.holds.remove(&quote);
+        }
+    }
+
+    /// The hold behind an accept, if it still stands.
+    pub fn held(&self, now: Timestamp, accept: &Accept) -> Result<&Hold, Refusal> {
+        let hold = self.holds.values().find(|hold| hold.quote.digest() == accept.quote_hash);
+        let hold = hold.filter(|hold| hold.quote.requestor == accept.requestor && hold.create_id == accept.create_id);
+        hold.filter(|hold| hold.quote.hold_until > now).ok_or(Refusal::QuoteGone)
+    }
+
+    /// Hold → provisional in one step: what was held is what is taken, so nothing can slip between.
+    pub fn commit(&mut self, quote: QuoteId, row: LeaseRow) {
+        self.holds.remove(&quote);
+        self.leases.insert(row.lease_id, row);
+    }
+
+    /// The lease, if it is this peer's. A stranger learns only that it is not his.
+    pub fn owned(&self, from: PeerId, id: LeaseId) -> Result<&LeaseRow, Refusal> {
+        match self.leases.get(&id) {
+            Some(row) if row.requestor == from => Ok(row),
+            Some(_) => Err(Refusal::NotYours(id)),
+            None => match self.tombstones.get(&id) {
+                Some(tombstone) if tombstone.owner == from => Err(Refusal::Released(id)),
+                _ => Err(Refusal::NoSuchLease(id)),
+            },
+        }
+    }
+    pub fn owned_mut(&mut self, from: PeerId, id: LeaseId) -> Result<&mut LeaseRow, Refusal> {
+        self.owned(from, id)?;
+        self.leases.get_mut(&id).ok_or(Refusal::NoSuchLease(id))
+    }
+    pub fn row_mut(&mut self, id: LeaseId) -> Option<&mut LeaseRow> {
+        self.leases.get_mut(&id)
+    }
+
+    pub fn is_buried(&self, owner: PeerId, id: LeaseId) -> bool {
+        self.tombstones.get(&id).is_some_and(|tombstone| tombstone.owner == owner)
+    }
+    /// Remembers a release that came before its accept, so that a late accept starts nothing.
+    pub fn bury(&mut self, owner: PeerId, id: LeaseId, until: Timestamp) -> Result<(), Refusal> {
+        let own = self.tombstones.values().filter(|tombstone| tombstone.owner == owner).count();
+        if own >= TOMBSTONES_PER_REQUESTOR || self.tombstones.len() >= MAX_TOMBSTONES {
+            return Err(Refusal::TooManyRequests { retry_after_s: 60 });
+        }
+        self.tombstones.insert(id, Tombstone { owner, until });
+        Ok(())
+    }
+
+    /// Removes what is over: holds, tombstones, provisional leases never confirmed, ended leases long gone.
+    /// Returns the leases whose rows are to be dropped from the store.
+    pub fn lapse(&mut self, now: Timestamp) -> Vec<LeaseId> {
+        self.holds.retain(|_, hold| hold.quote.hold_until > now);
+        self.tombstones.retain(|_, tombstone| tombstone.until > now);
+        let over = |row: &LeaseRow| match row.stage {
+            LeaseStage::Provisional => row.provisional_until <= now,
+            LeaseStage::Ended => row.vm == VmPhase::Gone && row.ended_at + ENDED_KEPT <= now,
+            LeaseStage::Active | LeaseStage::Expired => false,
+        };
+        let mut dropped: Vec<LeaseId> = self.leases.values().filter(|row| over(row)).map(|row| row.lease_id).collect();
+        let mut gone: Vec<(Timestamp, LeaseId)> = self
+            .leases
+            .values()
+            .filter(|row| row.stage == LeaseStage::Ended && row.vm == VmPhase::Gone && !over(row))
+            .map(|row| (row.ended_at, row.lease_id))
+            .collect();
+        gone.sort_unstable();
+        let surplus = gone.len().saturating_sub(MAX_ENDED);
+        dropped.extend(gone.into_iter().take(surplus).map(|(_, id)| id));
+        for id in &dropped {
+            self.leases.remove(id);
+        }
+        dropped
+    }
+
+    /// When something here next ends by itself.
+    pub fn next_lapse(&self) -> Option<Timestamp> {
+        let holds = self.holds.values().map(|hold| hold.quote.hold_until);
+        let tombstones = self.tombstones.values().map(|tombstone| tombstone.until);
+        let leases = self.leases.values().filter_map(|row| match row.stage {
+            LeaseStage::Provisional => Some(row.provisional_until),
+            LeaseStage::Active => Some(row.ends_at),
+            LeaseStage::Expired => None,
+            LeaseStage::Ended => (row.vm == VmPhase::Gone).then(|| row.ended_at + ENDED_KEPT),
+        });
+        holds.chain(tombstones).chain(leases).min()
+    }
+}
