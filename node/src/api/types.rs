@@ -1,0 +1,304 @@
+//! What the local API says and takes: one set of types for the server, the CLI and the docs.
+use protocol::money::Amount;
+use protocol::names::{Arch, BackendKind, Country, Currency, Digest, Egress, ImageName, Isolation, IsolationWanted, LeaseId, NodeName, VmName};
+use protocol::units::{DiskGib, MemoryMib, Resources};
+use protocol::{Fault, PeerId};
+use serde::{Deserialize, Serialize};
+
+/// RFC 3339 in UTC, made by `crate::clock::rfc3339`.
+pub type Time = String;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub peer_id: PeerId,
+    pub version: String,
+    pub network: String,
+    pub roles: Vec<String>,
+    pub listen_addrs: Vec<String>,
+    pub external_addrs: Vec<String>,
+    /// `public`, `private` or `unknown`.
+    pub reachability: String,
+    pub peers: usize,
+    pub board: BoardStatus,
+    pub provider: Option<ProviderStatus>,
+    pub uptime_s: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BoardStatus {
+    pub adverts: usize,
+    pub shards: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProviderStatus {
+    pub advertised: bool,
+    /// Why there is no advert, when there is none.
+    pub reason: Option<String>,
+    pub backend: BackendKind,
+    pub isolation: Isolation,
+    pub egress: Egress,
+    pub offer: Resources,
+    pub free: Resources,
+    pub leases: usize,
+    pub max_vms: u32,
+    pub images: Vec<ImageName>,
+    pub price_per_hour: Amount,
+    pub currency: Currency,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerView {
+    pub peer_id: PeerId,
+    pub addrs: Vec<String>,
+    pub agent: Option<String>,
+    pub latency_ms: Option<u64>,
+    /// `inbound` or `outbound`.
+    pub direction: String,
+    pub connected_s: u64,
+}
+
+/// The query of `GET /api/v1/providers`, and what `provider list` takes as flags.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderQuery {
+    pub cpus: Option<u32>,
+    pub memory_mib: Option<MemoryMib>,
+    pub disk_gib: Option<DiskGib>,
+    pub country: Option<Country>,
+    pub arch: Option<Arch>,
+    pub max_price: Option<Amount>,
+    pub image: Option<ImageName>,
+    pub isolation: Option<IsolationWanted>,
+    pub sort: Option<ProviderSort>,
+    pub limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderSort {
+    Price,
+    Latency,
+    Score,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProviderView {
+    pub peer_id: PeerId,
+    pub name: Option<NodeName>,
+    pub country: Option<Country>,
+    pub arch: Arch,
+    pub backend: BackendKind,
+    pub isolation: Isolation,
+    pub egress: Egress,
+    pub free: Resources,
+    /// The largest VM it ever offers.
+    pub largest: Resources,
+    pub price_per_hour: Amount,
+    pub currency: Currency,
+    pub images: Vec<ImageName>,
+    pub expires_at: Time,
+    pub latency_ms: Option<u64>,
+    /// 0 to 1, higher is better: see `protocol::ranking`.
+    pub score: f64,
+}
+
+/// The body of `POST /api/v1/vms`. With `Accept: application/x-ndjson` the answer is a stream of [`CreateEvent`]s;
+/// a client that goes away before the lease is confirmed takes the request back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVm {
+    pub name: VmName,
+    pub resources: Resources,
+    pub image: ImageName,
+    #[serde(default)]
+    pub provider: Option<PeerId>,
+    #[serde(default)]
+    pub country: Option<Country>,
+    #[serde(default)]
+    pub arch: Option<Arch>,
+    #[serde(default)]
+    pub max_price: Option<Amount>,
+    #[serde(default)]
+    pub backend: Option<BackendKind>,
+    #[serde(default)]
+    pub isolation: IsolationWanted,
+    pub duration_s: u64,
+    /// The tenant's own key; without it the node makes a pair for this VM.
+    #[serde(default)]
+    pub ssh_key: Option<TenantKey>,
+    #[serde(default)]
+    pub user_data: Option<String>,
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    pub timeout_s: u64,
+    /// False: done as soon as the lease is active.
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantKey {
+    /// One line of an OpenSSH public key.
+    pub public: String,
+    /// The private half's path, for `ssh -i`; none when an agent holds it.
+    pub identity_file: Option<String>,
+}
+
+/// A line of the stream that a create answers with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum CreateEvent {
+    /// `discover`, `quote`, `lease`, `provision` or `boot` has begun.
+    Stage { stage: CreateStage, message: String, elapsed_ms: u64 },
+    /// Something the user should know: a provider that refused, a guest without egress.
+    Notice { message: String },
+    Done { vm: Box<VmView> },
+    Failed { error: Fault },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CreateStage {
+    Discover,
+    Quote,
+    Lease,
+    Provision,
+    Boot,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VmView {
+    /// The create id: it is there before any lease is.
+    pub id: String,
+    pub name: VmName,
+    pub status: VmStatus,
+    /// Why it failed, or since when the provider is out of reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_detail: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Fault>,
+    pub provider: Option<PeerId>,
+    pub image: ImageName,
+    pub cpus: u32,
+    pub memory_mib: MemoryMib,
+    pub disk_gib: DiskGib,
+    pub lease: Option<VmLease>,
+    pub ssh: Option<VmSsh>,
+    pub isolation: Option<Isolation>,
+    pub egress: Egress,
+    pub created_at: Time,
+    pub timings_ms: Timings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmStatus {
+    Pending,
+    Provisioning,
+    Running,
+    Stopping,
+    Stopped,
+    Suspended,
+    Destroying,
+    Destroyed,
+    Failed,
+    Expired,
+    Unknown,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VmLease {
+    pub id: LeaseId,
+    pub price_per_hour: Amount,
+    pub currency: Currency,
+    pub expires_at: Time,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VmSsh {
+    pub user: String,
+    /// The name under which the guest's key is pinned, and the `Host` of `vm ssh-config`.
+    pub host_alias: String,
+    pub identity_file: Option<String>,
+    pub known_hosts_file: String,
+}
+
+/// How long each stage of the create took, as far as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timings {
+    pub discover: u64,
+    pub quote: u64,
+    pub lease: u64,
+    pub provision: u64,
+    pub boot: u64,
+    pub total: u64,
+}
+
+/// The body of `POST /api/v1/vms/{id}/action`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmActionBody {
+    pub action: VmActionName,
+    #[serde(default)]
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmActionName {
+    Start,
+    Stop,
+    Restart,
+    Destroy,
+}
+
+/// A row of `GET /api/v1/leases`: those this node rents, and those it has let.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseView {
+    pub id: LeaseId,
+    /// `requestor` or `provider`: this node's side of it.
+    pub role: String,
+    /// `provisional`, `active` or `ended`.
+    pub state: String,
+    pub vm: Option<VmName>,
+    pub provider: PeerId,
+    pub requestor: PeerId,
+    pub resources: Resources,
+    pub image: ImageName,
+    pub seed_hash: Digest,
+    pub price_per_hour: Amount,
+    pub currency: Currency,
+    pub started_at: Option<Time>,
+    pub expires_at: Time,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventView {
+    pub id: u64,
+    pub time: Time,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub severity: String,
+    pub message: String,
+    pub subject: Option<String>,
+    pub details: serde_json::Value,
+}
+
+/// The JSON shape of every error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: ErrorView,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorView {
+    #[serde(flatten)]
+    pub fault: Fault,
+    pub request_id: String,
+    pub timestamp: Time,
+}
