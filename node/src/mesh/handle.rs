@@ -6,16 +6,40 @@ use protocol::PeerId;
 use protocol::codec::MAX_MESSAGE;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 pub(super) enum Command {
-    Send { rpc: RpcId, to: PeerId, body: Vec<u8> },
-    Reply { token: RequestToken, body: Option<Vec<u8>> },
-    Publish { body: Vec<u8>, done: oneshot::Sender<Result<(), MeshError>> },
-    Judge { id: GossipId, verdict: Verdict },
-    Dial { addr: String, done: oneshot::Sender<Result<PeerId, MeshError>> },
-    AddAddress { peer: PeerId, addr: String },
-    OpenStream { to: PeerId, done: oneshot::Sender<Result<BoxedStream, MeshError>> },
+    /// The slot is given back when the event with the answer has been taken from the mesh.
+    Send {
+        rpc: RpcId,
+        to: PeerId,
+        body: Vec<u8>,
+        slot: OwnedSemaphorePermit,
+    },
+    Reply {
+        token: RequestToken,
+        body: Option<Vec<u8>>,
+    },
+    Publish {
+        body: Vec<u8>,
+        done: oneshot::Sender<Result<(), MeshError>>,
+    },
+    Judge {
+        id: GossipId,
+        verdict: Verdict,
+    },
+    Dial {
+        addr: String,
+        done: oneshot::Sender<Result<PeerId, MeshError>>,
+    },
+    AddAddress {
+        peer: PeerId,
+        addr: String,
+    },
+    OpenStream {
+        to: PeerId,
+        done: oneshot::Sender<Result<BoxedStream, MeshError>>,
+    },
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     ListenAddrs(oneshot::Sender<Vec<String>>),
     ExternalAddrs(oneshot::Sender<Vec<String>>),
@@ -32,12 +56,14 @@ pub struct MeshHandle {
     local: PeerId,
     commands: mpsc::Sender<Command>,
     next_rpc: Arc<AtomicU64>,
+    rpc_slots: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
 impl MeshHandle {
     pub(super) fn new(local: PeerId, commands: mpsc::Sender<Command>, metrics: Arc<Metrics>) -> Self {
-        MeshHandle { local, commands, next_rpc: Arc::new(AtomicU64::new(1)), metrics }
+        let rpc_slots = Arc::new(Semaphore::new(limits::MAX_RPCS));
+        MeshHandle { local, commands, next_rpc: Arc::new(AtomicU64::new(1)), rpc_slots, metrics }
     }
 
     async fn tell(&self, command: Command) -> Result<(), MeshError> {
@@ -57,8 +83,9 @@ impl MeshHandle {
     /// as `MeshEvent::Response` within `limits::RPC_TIMEOUT`. An oversized body is refused here.
     pub async fn send(&self, to: PeerId, body: Vec<u8>) -> Result<RpcId, MeshError> {
         bounded(&body, MAX_MESSAGE)?;
+        let slot = self.rpc_slots.clone().try_acquire_owned().map_err(|_| MeshError::Busy(limits::MAX_RPCS))?;
         let rpc = RpcId(self.next_rpc.fetch_add(1, Ordering::Relaxed));
-        self.tell(Command::Send { rpc, to, body }).await?;
+        self.tell(Command::Send { rpc, to, body, slot }).await?;
         Ok(rpc)
     }
     /// Answers a request. A token whose time is over is ignored: the asker has its time-out by then.

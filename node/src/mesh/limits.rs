@@ -105,3 +105,10 @@ pub const SEARCH_LAST: Duration = Duration::from_secs(600);
 pub const REFRESH: Duration = Duration::from_secs(3600);
 /// Lookups at once; each costs some 20 requests.
 pub const MAX_LOOKUPS: usize = 32;
+/// Refusals of which the node was told lately: one event for each peer and reason in `REPORT_EVERY`.
+pub const MAX_REPORTED: usize = 1024;
+pub const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// Addresses at which peers say they see us.
+pub const MAX_EXTERNAL: usize = 16;
+/// Dials for company in one tick: joining a network takes a second, not a burst.
+pub const COMPANY_DIALS: usize = 4;

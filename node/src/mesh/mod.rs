@@ -1,19 +1,106 @@
 //! The mesh: the only place where libp2p's types appear. Outside, a peer is a `protocol::PeerId`, an address a string,
 //! a message bytes, and a tunnel a tokio stream.
+//!
+//! | file | what |
+//! |---|---|
+//! | `types`, `handle` | the boundary: configuration, events, commands |
+//! | `limits` | every bound, with its reason |
+//! | `actor` | the loop that owns the swarm; `events`, `reach`, `upkeep` are the parts of what it does |
+//! | `neighbours`, `join`, `limiter`, `book` | what it decides; pure |
+//! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
+mod actor;
+mod behaviour;
+mod book;
+mod codec;
+mod events;
+mod guard;
 mod handle;
+mod join;
+mod limiter;
 pub mod limits;
 mod metrics;
+mod names;
+mod neighbours;
+mod reach;
+mod streams;
+mod tunnels;
 mod types;
+mod upkeep;
 
 pub use handle::MeshHandle;
 pub use metrics::MetricsSnapshot;
 pub use types::*;
 
-use protocol::Fault;
+use protocol::{ErrorCode, Fault};
+use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
-/// Starts a mesh node. A listen address that cannot be used, or one that cannot be parsed, is a fault here.
+/// Starts a mesh node. An address that cannot be read, or cannot be listened on, is a fault here; one that cannot be
+/// joined through is an event later, and is tried again.
 pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<MeshEvent>), Fault> {
-    let _ = config;
-    Err(Fault::internal("not built yet"))
+    let join = join_targets(&config)?;
+    let names = names::Names::of(&config.network);
+    let mut swarm = behaviour::swarm(&config, &names)?;
+    for addr in &config.listen {
+        let parsed = book::parse_listen(addr)
+            .map_err(|e| Fault::invalid(e.to_string()).hint("listen on an address like /ip4/0.0.0.0/tcp/4001"))?;
+        swarm.listen_on(parsed).map_err(|e| cannot_listen(addr, &e))?;
+    }
+    let (commands, received) = mpsc::channel(limits::COMMANDS);
+    let (events, delivered) = mpsc::channel(limits::EVENTS);
+    let counters = Arc::new(metrics::Metrics::default());
+    let handle = MeshHandle::new(config.keypair.peer_id(), commands, counters.clone());
+    let mut actor = actor::Actor::new(swarm, &config, join, counters, received, events);
+    for (addr, peer) in remembered(&config) {
+        actor.book.add(peer, addr);
+    }
+    actor.settle(config.listen.len()).await;
+    actor.join_again(Instant::now());
+    tokio::spawn(actor.run());
+    Ok((handle, delivered))
+}
+
+fn join_targets(config: &MeshConfig) -> Result<join::Join, Fault> {
+    let local = names::to_libp2p(config.keypair.peer_id());
+    let mut targets = Vec::new();
+    for addr in &config.bootstrap {
+        let (addr, peer) = book::parse(addr)?;
+        // A node may stand in its own list, when one list is given to all.
+        if peer != Some(local) {
+            targets.push((addr, peer, false));
+        }
+    }
+    // Those without an id can only be dialled; those with one are candidates for company.
+    let nameless = config.remembered.iter().filter_map(|addr| book::parse(addr).ok()).filter(|(_, p)| p.is_none());
+    targets.extend(nameless.map(|(addr, peer)| (addr, peer, true)));
+    Ok(join::Join::new(Instant::now(), targets))
+}
+
+fn remembered(config: &MeshConfig) -> impl Iterator<Item = (libp2p::Multiaddr, libp2p::PeerId)> {
+    let local = names::to_libp2p(config.keypair.peer_id());
+    let parsed = config.remembered.iter().filter_map(|addr| book::parse(addr).ok());
+    parsed.filter_map(move |(addr, peer)| Some((addr, peer.filter(|peer| *peer != local)?)))
+}
+
+fn cannot_listen(addr: &str, error: &libp2p::TransportError<std::io::Error>) -> Fault {
+    let libp2p::TransportError::Other(error) = error else {
+        return Fault::invalid(format!("'{addr}' is not an address to listen on"))
+            .hint("TCP and QUIC are spoken: /ip4/0.0.0.0/tcp/4001, /ip4/0.0.0.0/udp/4001/quic-v1");
+    };
+    let fault = Fault::new(ErrorCode::PortBlocked, format!("cannot listen on {addr}: {error}"));
+    let mut cause: &dyn std::error::Error = error;
+    let mut kind = error.kind();
+    while let Some(source) = cause.source() {
+        if let Some(inner) = source.downcast_ref::<std::io::Error>() {
+            kind = inner.kind();
+        }
+        cause = source;
+    }
+    match kind {
+        std::io::ErrorKind::AddrInUse => fault.hint("another program uses this port; port 0 takes any that is free"),
+        std::io::ErrorKind::PermissionDenied => fault.hint("ports below 1024 need privileges; take a higher one"),
+        std::io::ErrorKind::AddrNotAvailable => fault.hint("no interface of this machine has this address"),
+        _ => fault,
+    }
 }

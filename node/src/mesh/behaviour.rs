@@ -1,0 +1,200 @@
+//! What is put together from libp2p, with every default that matters set, and the transports under it.
+use super::codec::Codec;
+use super::guard::Guard;
+use super::limits;
+use super::names::{Names, keypair};
+use super::tunnels::Tunnels;
+use super::types::MeshConfig;
+use libp2p::kad::{self, store::MemoryStore, store::MemoryStoreConfig};
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{PeerId, Swarm, gossipsub, identify, identity, mdns, memory_connection_limits, noise, ping, tcp, yamux};
+use libp2p::{SwarmBuilder, request_response};
+use protocol::{ErrorCode, Fault};
+use sha2::{Digest, Sha256};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    /// First: a connection that it denies is seen by nobody else.
+    pub guard: Guard,
+    memory: memory_connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    pub kad: kad::Behaviour<MemoryStore>,
+    pub gossip: gossipsub::Behaviour,
+    pub control: request_response::Behaviour<Codec>,
+    pub tunnels: Tunnels,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// No more connections while the process holds this much: ten times what a full neighbourhood, its visitors and a
+/// large board need, so something else is wrong by then.
+const MAX_PROCESS_BYTES: usize = 1 << 30;
+/// Beside the control, gossip and DHT streams a peer may have `MAX_TUNNELS_PER_PEER` tunnels each way; yamux and QUIC
+/// both stop at this, and yamux reserves nothing for a stream before it is used (256 KiB of window at first).
+const MAX_STREAMS: u32 = 256;
+/// Unread bytes that QUIC takes for one stream: 100 Mbit/s over 300 ms. The library's 10 MB would let a stalled tunnel
+/// hold as much.
+const QUIC_STREAM_WINDOW: u32 = 4 << 20;
+const QUIC_CONNECTION_WINDOW: u32 = 8 << 20;
+/// Identify tells who listens where: at once, then rarely. It is also how a changed address is learnt.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(600);
+/// A message seen is not taken again within this: the TTL of adverts. The board stops later replays by their sequence.
+const DUPLICATES: Duration = Duration::from_secs(300);
+/// Peers behind one address that are no offence: a site behind NAT. Addresses of this machine never are.
+const PEERS_PER_IP: f64 = 16.0;
+
+pub fn swarm(config: &MeshConfig, names: &Names) -> Result<Swarm<Behaviour>, Fault> {
+    let key = keypair(&config.keypair);
+    let local = key.public().to_peer_id();
+    let behaviour = behaviour(config, names, &key)?;
+    let broken = |what: &str, e: &dyn std::fmt::Display| Fault::internal(format!("{what}: {e}"));
+    let swarm = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux_config)
+        .map_err(|e| broken("noise", &e))?
+        .with_quic_config(|mut quic| {
+            quic.keep_alive_interval = limits::QUIC_KEEP_ALIVE;
+            quic.max_idle_timeout = limits::QUIC_IDLE.as_millis() as u32;
+            quic.max_concurrent_stream_limit = MAX_STREAMS;
+            quic.max_stream_data = QUIC_STREAM_WINDOW;
+            quic.max_connection_data = QUIC_CONNECTION_WINDOW;
+            quic
+        })
+        .with_dns()
+        .map_err(|e| {
+            Fault::new(ErrorCode::Unavailable, format!("the resolver's configuration cannot be used: {e}"))
+                .hint("check that /etc/resolv.conf exists and can be read")
+        })?
+        .with_behaviour(|_| behaviour)
+        .map_err(|e| broken("behaviour", &e))?
+        .with_swarm_config(|c| c.with_idle_connection_timeout(limits::IDLE_CONNECTION))
+        .build();
+    debug_assert_eq!(*swarm.local_peer_id(), local);
+    Ok(swarm)
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS as usize);
+    config
+}
+
+fn behaviour(config: &MeshConfig, names: &Names, key: &identity::Keypair) -> Result<Behaviour, Fault> {
+    let local = key.public().to_peer_id();
+    let identify = identify::Config::new(names.identify.clone(), key.public())
+        .with_agent_version(config.agent.clone())
+        .with_interval(IDENTIFY_INTERVAL)
+        .with_push_listen_addr_updates(true)
+        // The address book does this, bounded and with its own rules.
+        .with_cache_size(0);
+    let ping = ping::Config::new().with_interval(limits::PING_INTERVAL).with_timeout(limits::PING_TIMEOUT);
+    let control = request_response::Config::default()
+        .with_request_timeout(limits::RPC_TIMEOUT)
+        .with_max_concurrent_streams(limits::MAX_CONTROL_STREAMS);
+    let protocols = [(names.control.clone(), request_response::ProtocolSupport::Full)];
+    Ok(Behaviour {
+        guard: Guard::new(config.max_neighbours),
+        memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_PROCESS_BYTES),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping),
+        kad: kademlia(config, names, local),
+        gossip: gossip(names)?,
+        control: request_response::Behaviour::with_codec(Codec, protocols, control),
+        tunnels: Tunnels::new(names.tunnel.clone()),
+        mdns: multicast(config.mdns, local).into(),
+    })
+}
+
+/// A machine without a usable interface still has its bootstrap addresses.
+fn multicast(wanted: bool, local: PeerId) -> Option<mdns::tokio::Behaviour> {
+    if !wanted {
+        return None;
+    }
+    mdns::tokio::Behaviour::new(mdns::Config::default(), local)
+        .inspect_err(|e| tracing::warn!("peers on this network will not be found by mDNS: {e}"))
+        .ok()
+}
+
+/// Routing only: records and providers cannot carry a board (20 a key, unsigned), so nothing is ever stored.
+fn kademlia(config: &MeshConfig, names: &Names, local: PeerId) -> kad::Behaviour<MemoryStore> {
+    let mut kad = kad::Config::new(names.kad.clone());
+    kad.set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_record_ttl(Some(Duration::from_secs(300)))
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_record_ttl(Some(Duration::from_secs(300)))
+        .set_provider_publication_interval(None)
+        .set_caching(kad::Caching::Disabled)
+        // Only who identified itself as one of ours, by an address that means something here.
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        // The costliest default there is; `actor` refreshes hourly, and ends those that start by themselves.
+        .set_periodic_bootstrap_interval(None)
+        .set_query_timeout(limits::OPEN_DEADLINE)
+        .set_substreams_timeout(limits::RPC_TIMEOUT)
+        .set_max_packet_size(16 * 1024);
+    let store =
+        MemoryStoreConfig { max_records: 0, max_value_bytes: 0, max_providers_per_key: 0, max_provided_keys: 0 };
+    let mut kad = kad::Behaviour::with_config(local, MemoryStore::with_config(local, store), kad);
+    kad.set_mode(Some(if config.server { kad::Mode::Server } else { kad::Mode::Client }));
+    kad
+}
+
+fn gossip(names: &Names) -> Result<gossipsub::Behaviour, Fault> {
+    let broken = |e: &dyn std::fmt::Display| Fault::internal(format!("gossip: {e}"));
+    let config = gossipsub::ConfigBuilder::default()
+        .protocol_id_prefix(names.gossip_prefix.clone())
+        // Adverts are signed themselves; a second signature with the forwarder's sequence number adds only bytes.
+        .validation_mode(gossipsub::ValidationMode::Anonymous)
+        .validate_messages()
+        // The default id is source and number: the same advert published twice would travel twice.
+        .message_id_fn(|message| {
+            let digest = Sha256::new_with_prefix(message.topic.as_str()).chain_update(&message.data).finalize();
+            gossipsub::MessageId::new(&digest[..20])
+        })
+        .max_transmit_size(limits::MAX_GOSSIP + 512)
+        .duplicate_cache_time(DUPLICATES)
+        .connection_handler_queue_len(limits::GOSSIP_QUEUE)
+        .heartbeat_initial_delay(Duration::from_secs(1))
+        .heartbeat_interval(Duration::from_secs(1))
+        .max_publish_messages(64)
+        .max_control_messages_sent(256)
+        .max_ihave_messages_heartbeat(10)
+        .build()
+        .map_err(|e| broken(&e))?;
+    let mut gossip =
+        gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config).map_err(|e| broken(&e))?;
+    let topic = names.board_topic(0);
+    let mut params = gossipsub::PeerScoreParams {
+        ip_colocation_factor_threshold: PEERS_PER_IP,
+        ip_colocation_factor_whitelist: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].into(),
+        retain_score: DUPLICATES,
+        ..Default::default()
+    };
+    params.topics.insert(topic.hash(), topic_score());
+    gossip.with_peer_score(params, gossipsub::PeerScoreThresholds::default()).map_err(|e| broken(&e))?;
+    gossip.subscribe(&topic).map_err(|e| broken(&e))?;
+    Ok(gossip)
+}
+
+/// A point for a second in the mesh up to 10, a point for a new message, and the square of invalid ones against it:
+/// at four within a few seconds the peer gets no gossip (−10), at thirteen it is not heard any more (−80).
+fn topic_score() -> gossipsub::TopicScoreParams {
+    gossipsub::TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 1.0,
+        time_in_mesh_quantum: Duration::from_secs(1),
+        time_in_mesh_cap: 10.0,
+        first_message_deliveries_weight: 1.0,
+        first_message_deliveries_decay: 0.9,
+        first_message_deliveries_cap: 20.0,
+        // Off: a board is quiet for minutes, and silence is no offence.
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        invalid_message_deliveries_weight: -1.0,
+        invalid_message_deliveries_decay: 0.95,
+        ..Default::default()
+    }
+}

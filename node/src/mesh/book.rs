@@ -1,0 +1,196 @@
+//! Addresses: read at the edge, and remembered for the peers that we may want again.
+use super::limits;
+use super::types::MeshError;
+use libp2p::multiaddr::{Multiaddr, Protocol};
+use libp2p::{PeerId, kad::PeerInfo};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+
+/// An address to dial, with the peer that is said to be there.
+pub fn parse(addr: &str) -> Result<(Multiaddr, Option<PeerId>), MeshError> {
+    let bad = |why: &str| MeshError::BadAddress { addr: addr.chars().take(100).collect(), why: why.to_owned() };
+    if addr.len() > limits::MAX_ADDR_BYTES {
+        return Err(bad("too long"));
+    }
+    let parsed: Multiaddr = addr.parse().map_err(|_| bad("not a multiaddr"))?;
+    if !is_dialable(&parsed) {
+        return Err(bad("only TCP and QUIC (/udp/PORT/quic-v1) are spoken"));
+    }
+    let peer = peer_of(&parsed);
+    if peer.is_some_and(|peer| super::names::from_libp2p(&peer).is_none()) {
+        return Err(bad("the peer's key is not ed25519"));
+    }
+    Ok((parsed, peer))
+}
+
+/// As `parse`, for an address to listen on: no peer id in it, no name.
+pub fn parse_listen(addr: &str) -> Result<Multiaddr, MeshError> {
+    let (parsed, peer) = parse(addr)?;
+    let named = parsed.iter().any(|part| matches!(part, Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)));
+    if peer.is_some() || named {
+        let why = "a node listens on an IP address, without a peer id".to_owned();
+        return Err(MeshError::BadAddress { addr: addr.to_owned(), why });
+    }
+    Ok(parsed)
+}
+
+pub fn peer_of(addr: &Multiaddr) -> Option<PeerId> {
+    match addr.iter().last() {
+        Some(Protocol::P2p(peer)) => Some(peer),
+        _ => None,
+    }
+}
+
+pub fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
+    match addr.iter().next() {
+        Some(Protocol::Ip4(ip)) => Some(ip.into()),
+        Some(Protocol::Ip6(ip)) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+fn is_dialable(addr: &Multiaddr) -> bool {
+    let parts: Vec<Protocol<'_>> = addr.iter().collect();
+    let rest = match parts.as_slice() {
+        [Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_), rest @ ..] => {
+            rest
+        }
+        [Protocol::Dnsaddr(_)] => return true,
+        _ => return false,
+    };
+    matches!(
+        rest,
+        [Protocol::Tcp(_)]
+            | [Protocol::Tcp(_), Protocol::P2p(_)]
+            | [Protocol::Udp(_), Protocol::QuicV1]
+            | [Protocol::Udp(_), Protocol::QuicV1, Protocol::P2p(_)]
+    )
+}
+
+/// How far an address reaches: this machine, its own network, or everywhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Scope {
+    Machine,
+    Site,
+    World,
+}
+
+fn scope(addr: &Multiaddr) -> Scope {
+    let site_v6 =
+        |ip: std::net::Ipv6Addr| (ip.segments()[0] & 0xfe00) == 0xfc00 || (ip.segments()[0] & 0xffc0) == 0xfe80;
+    match ip_of(addr) {
+        Some(ip) if ip.is_loopback() => Scope::Machine,
+        Some(IpAddr::V4(ip)) if ip.is_private() || ip.is_link_local() => Scope::Site,
+        Some(IpAddr::V6(ip)) if site_v6(ip) => Scope::Site,
+        _ => Scope::World,
+    }
+}
+
+/// Of the addresses that a peer says it has, those that mean something here: a peer of the wide world has no use for
+/// our loopback, and its own is not ours.
+pub fn reachable(said: impl IntoIterator<Item = Multiaddr>, connected_by: &Multiaddr) -> Vec<Multiaddr> {
+    let least = scope(connected_by);
+    let unspecified = |addr: &Multiaddr| ip_of(addr).is_some_and(|ip| ip.is_unspecified());
+    said.into_iter()
+        .filter(|addr| addr.len() <= limits::MAX_ADDR_BYTES && is_dialable(addr))
+        .filter(|addr| !unspecified(addr) && scope(addr) >= least)
+        .take(limits::MAX_ADDRS_PER_PEER)
+        .collect()
+}
+
+#[derive(Default)]
+pub struct Book {
+    peers: HashMap<PeerId, Vec<Multiaddr>>,
+    /// Oldest first: who makes room.
+    order: VecDeque<PeerId>,
+}
+
+impl Book {
+    pub fn add(&mut self, peer: PeerId, addr: Multiaddr) {
+        let Ok(addr) = addr.with_p2p(peer) else { return };
+        if addr.len() > limits::MAX_ADDR_BYTES {
+            return;
+        }
+        if !self.peers.contains_key(&peer) {
+            self.order.push_back(peer);
+            if self.order.len() > limits::MAX_KNOWN_PEERS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.peers.remove(&oldest);
+            }
+        }
+        let addrs = self.peers.entry(peer).or_default();
+        addrs.retain(|known| *known != addr);
+        // The newest first: what was just heard is likelier to be right.
+        addrs.insert(0, addr);
+        addrs.truncate(limits::MAX_ADDRS_PER_PEER);
+    }
+    pub fn learn(&mut self, found: &PeerInfo) {
+        found.addrs.iter().filter(|addr| is_dialable(addr)).for_each(|addr| self.add(found.peer_id, addr.clone()));
+    }
+    pub fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.peers.get(peer).cloned().unwrap_or_default()
+    }
+    pub fn forget(&mut self, peer: &PeerId) {
+        if self.peers.remove(peer).is_some() {
+            self.order.retain(|known| known != peer);
+        }
+    }
+    pub fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.order.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_or_refused() {
+        let id = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X";
+        for good in [
+            "/ip4/127.0.0.1/tcp/4001",
+            "/ip6/::1/udp/4001/quic-v1",
+            "/dns4/example.org/tcp/1",
+            &format!("/ip4/192.0.2.1/udp/9/quic-v1/p2p/{id}"),
+        ] {
+            let (addr, peer) = parse(good).unwrap();
+            assert_eq!(addr.to_string(), good);
+            assert_eq!(peer.is_some(), good.contains("p2p"));
+        }
+        let relayed = format!("/ip4/192.0.2.1/tcp/9/p2p/{id}/p2p-circuit");
+        let long = format!("/dns4/{}/tcp/1", "a".repeat(500));
+        for bad in ["", "nonsense", "/ip4/1.2.3.4", "/ip4/1.2.3.4/udp/1", "/memory/1", &relayed, &long] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(parse_listen(&format!("/ip4/127.0.0.1/tcp/0/p2p/{id}")).is_err());
+        assert!(parse_listen("/dns4/example.org/tcp/0").is_err());
+    }
+
+    #[test]
+    fn an_address_is_kept_where_it_means_something() {
+        let addrs =
+            || ["/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1", "/ip4/203.0.113.1/tcp/1"].map(|a| a.parse().unwrap());
+        for (by, expected) in
+            [("/ip4/127.0.0.1/tcp/9", 3), ("/ip4/192.168.0.9/tcp/9", 2), ("/ip4/198.51.100.1/tcp/9", 1)]
+        {
+            assert_eq!(reachable(addrs(), &by.parse().unwrap()).len(), expected, "{by}");
+        }
+        let many = (1..100).map(|port| format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap());
+        assert_eq!(reachable(many, &"/ip4/127.0.0.1/tcp/9".parse().unwrap()).len(), limits::MAX_ADDRS_PER_PEER);
+    }
+
+    #[test]
+    fn the_book_is_bounded() {
+        let mut book = Book::default();
+        let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        let first = PeerId::random();
+        book.add(first, addr.clone());
+        for port in 1..20u16 {
+            book.add(first, format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap());
+        }
+        assert_eq!(book.of(&first).len(), limits::MAX_ADDRS_PER_PEER);
+        (0..limits::MAX_KNOWN_PEERS).for_each(|_| book.add(PeerId::random(), addr.clone()));
+        assert_eq!((book.peers().count(), book.of(&first).len()), (limits::MAX_KNOWN_PEERS, 0));
+    }
+}

@@ -1,0 +1,338 @@
+//! What the swarm reports, and what follows from it.
+use super::actor::{Actor, DialFor, Peer, Unjudged};
+use super::behaviour::BehaviourEvent;
+use super::codec::{Request, Response};
+use super::guard::Denied;
+use super::limits;
+use super::metrics::count;
+use super::names::{from_libp2p, to_libp2p};
+use super::reach::describe;
+use super::streams::{Count, Counted};
+use super::tunnels::TunnelEvent;
+use super::types::*;
+use libp2p::core::ConnectedPoint;
+use libp2p::kad::{self, GetClosestPeersError, QueryResult};
+use libp2p::request_response::{self, Message, ResponseChannel};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, Stream, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, gossipsub, identify, mdns, ping};
+use std::time::{Instant, SystemTime};
+
+impl Actor {
+    pub(super) fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, endpoint)
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                self.on_closed(peer_id, connection_id, num_established)
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_failed(connection_id, peer_id, error)
+            }
+            SwarmEvent::IncomingConnectionError { peer_id, error, .. } => self.on_accept_failed(peer_id, error),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                let addr = self.with_id(&address);
+                self.emit(MeshEvent::Listening(addr));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listen_closed(&address),
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                if let Err(why) = reason {
+                    tracing::warn!("a listener ended: {why}");
+                }
+                addresses.iter().for_each(|address| self.on_listen_closed(address));
+            }
+            SwarmEvent::NewExternalAddrCandidate { address } => {
+                if !self.external.contains(&address) && self.external.len() < limits::MAX_EXTERNAL {
+                    self.external.push(address);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                self.on_identified(peer_id, connection_id, info)
+            }
+            BehaviourEvent::Ping(event) => self.on_ping(event),
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
+                self.on_query(id, result, step.last)
+            }
+            BehaviourEvent::Gossip(event) => self.on_gossip(event),
+            BehaviourEvent::Control(event) => self.on_control(event),
+            BehaviourEvent::Tunnels(TunnelEvent::Inbound { peer, stream }) => self.on_tunnel(peer, stream),
+            BehaviourEvent::Tunnels(TunnelEvent::Opened { opening, stream }) => self.on_tunnel_opened(opening, stream),
+            BehaviourEvent::Tunnels(TunnelEvent::Failed { opening, error }) => self.on_tunnel_failed(opening, error),
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                let local = to_libp2p(self.local);
+                found.into_iter().filter(|(peer, _)| *peer != local).for_each(|(peer, addr)| self.book.add(peer, addr));
+                self.seek_company(Instant::now());
+            }
+            _ => {}
+        }
+    }
+
+    fn on_listen_closed(&mut self, address: &Multiaddr) {
+        let addr = self.with_id(address);
+        self.emit(MeshEvent::ListenClosed(addr));
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: ConnectedPoint) {
+        count(&self.metrics.connections_opened);
+        let now = Instant::now();
+        // The guard lets no other key in.
+        let Some(id) = from_libp2p(&peer) else { return };
+        let mut wanted = false;
+        match self.dials.remove(&connection) {
+            Some(DialFor::Join(index)) => {
+                self.join.connected(now, index, peer);
+                wanted = true;
+            }
+            Some(DialFor::Company(_)) => wanted = true,
+            Some(DialFor::Command(done)) => {
+                wanted = true;
+                let _ = done.send(Ok(id));
+            }
+            None => {}
+        }
+        let exempt = self.pinned.contains(&peer) || self.join.is_bootstrap(&peer);
+        if exempt {
+            self.swarm.behaviour_mut().guard.exempt(peer);
+        }
+        self.upkeep.found_pinned(&peer);
+        let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
+        let known = self.peers.entry(peer).or_insert_with(|| Peer {
+            id,
+            connections: Vec::new(),
+            direction,
+            since: SystemTime::now(),
+            connected_at: now,
+            listen: Vec::new(),
+            agent: None,
+            rtt: None,
+            identified: false,
+            serves_dht: false,
+            subscribed: false,
+            tunnels: Count::default(),
+            rpcs: 0,
+            closing: false,
+        });
+        known.connections.push((connection, endpoint.get_remote_address().clone()));
+        self.hood.connected(now, peer, direction == Direction::Inbound, wanted, exempt);
+        self.flush(peer);
+    }
+
+    fn on_closed(&mut self, peer: PeerId, connection: ConnectionId, remaining: u32) {
+        count(&self.metrics.connections_closed);
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.connections.retain(|(id, _)| *id != connection);
+        if remaining > 0 {
+            return;
+        }
+        let (now, known) = (Instant::now(), self.peers.remove(&peer));
+        let by_us = known.as_ref().is_some_and(|known| known.closing);
+        self.hood.disconnected(now, &peer, by_us);
+        self.lost(peer);
+        if self.pinned.contains(&peer) && !by_us {
+            self.upkeep.lost_pinned(now, peer);
+        }
+        if let Some(known) = known.filter(|known| known.identified) {
+            self.emit(MeshEvent::PeerDisconnected(known.id));
+        }
+    }
+
+    fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: DialError) {
+        count(&self.metrics.dials_failed);
+        let (now, why) = (Instant::now(), describe(&error));
+        match self.dials.remove(&connection) {
+            Some(DialFor::Join(index)) => self.join_failed(now, index, &why),
+            Some(DialFor::Company(peer)) => self.hood.avoid(now, peer),
+            Some(DialFor::Command(done)) => {
+                let _ = done.send(Err(MeshError::Unreachable(why.clone())));
+            }
+            None => {}
+        }
+        if let DialError::Denied { cause } = &error
+            && let (Some(peer), Some(Denied(why))) = (peer, cause.downcast_ref::<Denied>())
+        {
+            self.refuse(peer, *why);
+        }
+        // A second dial that was not needed says nothing about the first.
+        if let Some(peer) = peer
+            && !matches!(error, DialError::DialPeerConditionFalse(_))
+        {
+            self.not_reached(peer, &why);
+        }
+    }
+
+    fn on_accept_failed(&mut self, peer: Option<PeerId>, error: ListenError) {
+        let ListenError::Denied { cause } = &error else { return };
+        let Some(Denied(why)) = cause.downcast_ref::<Denied>() else { return };
+        match peer {
+            Some(peer) => self.refuse(peer, *why),
+            None => self.metrics.refuse(*why),
+        }
+    }
+
+    fn on_identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info) {
+        let now = Instant::now();
+        if !info.protocols.contains(&self.names.control) {
+            tracing::debug!(%peer, version = info.protocol_version, "not of this network");
+            self.refuse(peer, Refused::OtherNetwork);
+            self.hood.avoid(now, peer);
+            self.book.forget(&peer);
+            if let Some(index) = self.join.index_of(&peer) {
+                self.join_failed(now, index, "the node there belongs to another network");
+            }
+            return self.close(&peer);
+        }
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let Some((_, by)) = known.connections.iter().find(|(id, _)| *id == connection) else { return };
+        let listen = super::book::reachable(info.listen_addrs, by);
+        let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect();
+        known.serves_dht = info.protocols.contains(&self.names.kad);
+        let first = !std::mem::replace(&mut known.identified, true);
+        let news = first || known.listen != listen;
+        known.listen = listen.clone();
+        known.agent = Some(agent.clone());
+        let (id, subscribed, serves) = (known.id, known.subscribed, known.serves_dht);
+        for addr in &listen {
+            self.book.add(peer, addr.clone());
+            if serves && self.server {
+                self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
+            }
+        }
+        if first {
+            self.join.confirmed(&peer);
+            self.emit(MeshEvent::PeerConnected(id));
+        }
+        if news {
+            let addrs = listen.into_iter().filter_map(|addr| addr.with_p2p(peer).ok()).map(|a| a.to_string()).collect();
+            self.emit(MeshEvent::PeerIdentified { peer: id, addrs, agent });
+        }
+        if first && subscribed {
+            self.emit(MeshEvent::PeerSubscribed(id));
+        }
+        if first {
+            self.seek_company(now);
+        }
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(rtt) => {
+                if let Some(known) = self.peers.get_mut(&event.peer) {
+                    known.rtt = Some(rtt);
+                }
+            }
+            // TCP alone would notice a silent peer after a quarter of an hour.
+            Err(ping::Failure::Timeout) => {
+                self.swarm.close_connection(event.connection);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn on_query(&mut self, id: kad::QueryId, result: QueryResult, last: bool) {
+        match result {
+            QueryResult::GetClosestPeers(Ok(found)) if last => self.looked_up(id, found.peers),
+            QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) if last => {
+                self.looked_up(id, peers)
+            }
+            _ => {}
+        }
+    }
+
+    fn on_gossip(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source: source, message_id, message } => {
+                count(&self.metrics.gossip_in);
+                let id = GossipId(self.next_id());
+                let room = self.unjudged.len() < limits::MAX_UNJUDGED;
+                self.unjudged.insert(id, Unjudged { message: message_id, source, since: Instant::now() });
+                match from_libp2p(&source).filter(|_| room) {
+                    Some(from) => self.emit(MeshEvent::Gossip { id, from, body: message.data }),
+                    None => {
+                        count(&self.metrics.gossip_unjudged);
+                        self.judge(id, Verdict::Ignore);
+                    }
+                }
+            }
+            gossipsub::Event::Subscribed { peer_id, topic, .. } => {
+                let ours = topic == self.names.board_topic(0).hash();
+                let Some(known) = self.peers.get_mut(&peer_id).filter(|known| ours && !known.subscribed) else {
+                    return;
+                };
+                known.subscribed = true;
+                let (id, identified) = (known.id, known.identified);
+                if identified {
+                    self.emit(MeshEvent::PeerSubscribed(id));
+                }
+            }
+            gossipsub::Event::Unsubscribed { peer_id, .. } => {
+                if let Some(known) = self.peers.get_mut(&peer_id) {
+                    known.subscribed = false;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_control(&mut self, event: request_response::Event<Request, Response>) {
+        match event {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
+                self.on_request(peer, request, channel)
+            }
+            request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
+                self.on_response(request_id, response)
+            }
+            request_response::Event::OutboundFailure { request_id, error, .. } => {
+                self.on_request_failed(request_id, error)
+            }
+            _ => {}
+        }
+    }
+
+    fn on_request(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<Response>) {
+        count(&self.metrics.requests_in);
+        let now = Instant::now();
+        let refusal = if !self.limiter.admits(now, peer) {
+            self.refuse(peer, Refused::RequestRate);
+            Some(Response::Refused(Refused::RequestRate))
+        } else if request.is_err() {
+            self.refuse(peer, Refused::Oversized);
+            Some(Response::Oversized)
+        } else if self.requests.len() >= limits::MAX_UNANSWERED {
+            Some(Response::Busy)
+        } else {
+            None
+        };
+        match (refusal, request, from_libp2p(&peer)) {
+            (None, Ok(body), Some(from)) => {
+                self.hood.useful(now, &peer);
+                let token = RequestToken(self.next_id());
+                self.requests.insert(token, channel);
+                self.emit(MeshEvent::Request { token, from, body });
+            }
+            (refusal, ..) => {
+                let refusal = refusal.unwrap_or(Response::Busy);
+                // Err: the asker is gone already.
+                let _ = self.swarm.behaviour_mut().control.send_response(channel, refusal);
+            }
+        }
+    }
+
+    fn on_tunnel(&mut self, peer: PeerId, stream: Stream) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        match Counted::within_bounds(stream, &known.tunnels, &self.tunnels) {
+            Some(stream) => {
+                count(&self.metrics.tunnels_in);
+                let from = known.id;
+                self.emit(MeshEvent::Stream { from, stream: Box::new(stream) });
+            }
+            None => self.refuse(peer, Refused::Tunnels),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Who may connect at all: the hard outer bound, before any other protocol sees the connection. Written by hand,
+//! because the library's limits keep an entry for every peer that ever connected.
+use super::limits;
+use super::names::from_libp2p;
+use super::types::Refused;
+use libp2p::core::{Endpoint, Multiaddr, transport::PortUse};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    dummy,
+};
+use libp2p::{PeerId, core::ConnectedPoint};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.as_str())]
+pub struct Denied(pub Refused);
+
+pub struct Guard {
+    max_established: usize,
+    pending_in: HashSet<ConnectionId>,
+    pending_out: HashSet<ConnectionId>,
+    established: HashMap<PeerId, usize>,
+    inbound: usize,
+    outbound: usize,
+    /// Pinned and bootstrap peers: not counted out.
+    exempt: HashSet<PeerId>,
+    banned: HashSet<PeerId>,
+    /// Oldest first.
+    banned_order: VecDeque<PeerId>,
+}
+
+impl Guard {
+    pub fn new(max_neighbours: usize) -> Self {
+        Guard {
+            max_established: max_neighbours + limits::MAX_VISITORS,
+            pending_in: HashSet::new(),
+            pending_out: HashSet::new(),
+            established: HashMap::new(),
+            inbound: 0,
+            outbound: 0,
+            exempt: HashSet::new(),
+            banned: HashSet::new(),
+            banned_order: VecDeque::new(),
+        }
+    }
+    pub fn exempt(&mut self, peer: PeerId) {
+        self.exempt.insert(peer);
+    }
+    pub fn unexempt(&mut self, peer: &PeerId) {
+        self.exempt.remove(peer);
+    }
+    pub fn ban(&mut self, peer: PeerId) {
+        if !self.banned.insert(peer) {
+            return;
+        }
+        self.banned_order.push_back(peer);
+        if self.banned_order.len() > limits::MAX_BANNED
+            && let Some(oldest) = self.banned_order.pop_front()
+        {
+            self.banned.remove(&oldest);
+        }
+    }
+    pub fn unban(&mut self, peer: &PeerId) {
+        if self.banned.remove(peer) {
+            self.banned_order.retain(|banned| banned != peer);
+        }
+    }
+    pub fn is_banned(&self, peer: &PeerId) -> bool {
+        self.banned.contains(peer)
+    }
+
+    fn admit(&self, peer: &PeerId, direction_count: usize) -> Result<(), Denied> {
+        if from_libp2p(peer).is_none() {
+            return Err(Denied(Refused::KeyType));
+        }
+        if self.banned.contains(peer) {
+            return Err(Denied(Refused::Banned));
+        }
+        let of_peer = self.established.get(peer).copied().unwrap_or(0);
+        if of_peer >= limits::MAX_CONNECTIONS_PER_PEER {
+            return Err(Denied(Refused::ConnectionLimit));
+        }
+        if direction_count >= self.max_established && !self.exempt.contains(peer) {
+            return Err(Denied(Refused::ConnectionLimit));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, endpoint: &ConnectedPoint, change: impl FnOnce(&mut usize)) {
+        change(if endpoint.is_dialer() { &mut self.outbound } else { &mut self.inbound });
+    }
+}
+
+impl NetworkBehaviour for Guard {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        if self.pending_in.len() >= limits::MAX_PENDING_INBOUND {
+            return Err(ConnectionDenied::new(Denied(Refused::ConnectionLimit)));
+        }
+        self.pending_in.insert(connection);
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending_in.remove(&connection);
+        self.admit(&peer, self.inbound).map_err(ConnectionDenied::new)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        if peer.is_some_and(|peer| self.banned.contains(&peer)) {
+            return Err(ConnectionDenied::new(Denied(Refused::Banned)));
+        }
+        if self.pending_out.len() >= limits::MAX_PENDING_OUTBOUND {
+            return Err(ConnectionDenied::new(Denied(Refused::ConnectionLimit)));
+        }
+        self.pending_out.insert(connection);
+        Ok(vec![])
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending_out.remove(&connection);
+        self.admit(&peer, self.outbound).map_err(ConnectionDenied::new)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match event {
+            FromSwarm::ConnectionEstablished(event) => {
+                *self.established.entry(event.peer_id).or_default() += 1;
+                self.count(event.endpoint, |n| *n += 1);
+            }
+            FromSwarm::ConnectionClosed(event) => {
+                self.count(event.endpoint, |n| *n = n.saturating_sub(1));
+                if event.remaining_established == 0 {
+                    self.established.remove(&event.peer_id);
+                } else {
+                    self.established.insert(event.peer_id, event.remaining_established);
+                }
+            }
+            FromSwarm::DialFailure(event) => {
+                self.pending_out.remove(&event.connection_id);
+            }
+            FromSwarm::ListenFailure(event) => {
+                self.pending_in.remove(&event.connection_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

@@ -1,0 +1,76 @@
+//! Token buckets, one for each peer that asks often. A full bucket is the same as none, so only busy peers are kept.
+use super::limits;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Instant;
+
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+pub struct Limiter<P> {
+    buckets: HashMap<P, Bucket>,
+}
+
+impl<P: Copy + Eq + Hash> Limiter<P> {
+    pub fn new() -> Self {
+        Limiter { buckets: HashMap::new() }
+    }
+
+    /// Takes a token, or says that the peer has used up its share.
+    pub fn admits(&mut self, now: Instant, peer: P) -> bool {
+        if !self.buckets.contains_key(&peer) && self.buckets.len() >= limits::MAX_BUCKETS {
+            self.forget_full(now);
+            if self.buckets.len() >= limits::MAX_BUCKETS {
+                // A thousand peers all asking at once: whoever is not among them waits.
+                return false;
+            }
+        }
+        let bucket = self.buckets.entry(peer).or_insert(Bucket { tokens: limits::REQUEST_BURST, at: now });
+        bucket.tokens = refilled(bucket, now);
+        bucket.at = now;
+        if bucket.tokens < 1.0 {
+            return false;
+        }
+        bucket.tokens -= 1.0;
+        true
+    }
+
+    pub fn forget_full(&mut self, now: Instant) {
+        self.buckets.retain(|_, bucket| refilled(bucket, now) < limits::REQUEST_BURST);
+    }
+}
+
+fn refilled(bucket: &Bucket, now: Instant) -> f64 {
+    let since = now.saturating_duration_since(bucket.at).as_secs_f64();
+    (bucket.tokens + since * limits::REQUEST_RATE).min(limits::REQUEST_BURST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_burst_then_the_rate_and_each_peer_for_itself() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new();
+        assert_eq!((0..200).filter(|_| limiter.admits(start, 1)).count(), 100);
+        assert!(limiter.admits(start, 2), "another peer has its own bucket");
+        let later = start + Duration::from_secs(1);
+        assert_eq!((0..200).filter(|_| limiter.admits(later, 1)).count(), 50);
+    }
+
+    #[test]
+    fn the_map_is_bounded_and_idle_peers_make_room() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new();
+        for peer in 0..limits::MAX_BUCKETS {
+            assert!(limiter.admits(start, peer));
+        }
+        assert!(!limiter.admits(start, usize::MAX));
+        assert!(limiter.admits(start + Duration::from_secs(1), usize::MAX));
+        assert_eq!(limiter.buckets.len(), 1);
+    }
+}

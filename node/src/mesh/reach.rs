@@ -1,0 +1,391 @@
+//! Getting to a peer: what is sent to one that is not connected waits while it is dialled at the addresses we know,
+//! and then, once, at those that the DHT knows.
+//!
+//! ```text
+//!  wanted ─▶ connected? ──yes──▶ sent
+//!              │no
+//!              ▼           failed, or no address            found
+//!           dialling ───────────────────────────▶ looked up ─────▶ dialling ─▶ failed: unreachable
+//! ```
+use super::actor::{Actor, DialFor};
+use super::codec::{Oversized, Response};
+use super::limits;
+use super::metrics::count;
+use super::names::{from_libp2p, to_libp2p};
+use super::streams::Counted;
+use super::tunnels::{OpenError, OpeningId};
+use super::types::*;
+use libp2p::request_response::{OutboundFailure, OutboundRequestId};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{DialError, Stream};
+use libp2p::{Multiaddr, PeerId, kad};
+use protocol::codec::MAX_MESSAGE;
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+struct Rpc {
+    to: PeerId,
+    /// Until it is sent.
+    body: Option<Vec<u8>>,
+    size: usize,
+    deadline: Instant,
+    slot: OwnedSemaphorePermit,
+}
+
+struct Opening {
+    to: PeerId,
+    sent: bool,
+    deadline: Instant,
+    done: oneshot::Sender<Result<BoxedStream, MeshError>>,
+}
+
+/// Why a lookup was started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lookup {
+    Find(PeerId),
+    /// For more neighbours.
+    Search,
+    /// So that the nodes around us know us.
+    Refresh,
+}
+
+#[derive(Default)]
+pub(super) struct Reach {
+    rpcs: HashMap<RpcId, Rpc>,
+    by_request: HashMap<OutboundRequestId, RpcId>,
+    openings: HashMap<OpeningId, Opening>,
+    /// Peers that something waits for, and whether the DHT was asked already.
+    waited_for: HashMap<PeerId, bool>,
+    pub lookups: HashMap<kad::QueryId, Lookup>,
+}
+
+impl Actor {
+    pub(super) fn send_request(&mut self, rpc: RpcId, to: protocol::PeerId, body: Vec<u8>, slot: OwnedSemaphorePermit) {
+        count(&self.metrics.requests_out);
+        let to = to_libp2p(to);
+        if to == *self.swarm.local_peer_id() {
+            return self.answer(rpc, Err(RpcError::Unreachable("that is this node itself".into())), slot);
+        }
+        let deadline = Instant::now() + limits::RPC_TIMEOUT;
+        self.reach.rpcs.insert(rpc, Rpc { to, size: body.len(), body: Some(body), deadline, slot });
+        self.reach_out(to);
+    }
+
+    pub(super) fn open_tunnel(&mut self, to: protocol::PeerId, done: oneshot::Sender<Result<BoxedStream, MeshError>>) {
+        let to = to_libp2p(to);
+        let refusal = if to == *self.swarm.local_peer_id() {
+            Some(MeshError::Unreachable("that is this node itself".into()))
+        } else if self.reach.openings.len() >= limits::MAX_OPENING {
+            Some(MeshError::Busy(limits::MAX_OPENING))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            let _ = done.send(Err(refusal));
+            return;
+        }
+        let opening = self.next_id();
+        let deadline = Instant::now() + limits::OPEN_DEADLINE;
+        self.reach.openings.insert(opening, Opening { to, sent: false, deadline, done });
+        self.reach_out(to);
+    }
+
+    fn reach_out(&mut self, peer: PeerId) {
+        if self.swarm.is_connected(&peer) {
+            return self.flush(peer);
+        }
+        if self.reach.waited_for.contains_key(&peer) {
+            return;
+        }
+        self.reach.waited_for.insert(peer, false);
+        if let Err(why) = self.dial_known(peer) {
+            self.not_reached(peer, &why);
+        }
+    }
+
+    /// Ok also when a dial of somebody else's is under way: its outcome is ours.
+    pub(super) fn dial_known(&mut self, peer: PeerId) -> Result<(), String> {
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(self.book.of(&peer))
+            .extend_addresses_through_behaviour()
+            .build();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                count(&self.metrics.dials);
+                Ok(())
+            }
+            Err(DialError::DialPeerConditionFalse(_)) => Ok(()),
+            Err(error) => Err(describe(&error)),
+        }
+    }
+
+    /// The peer is connected: everything that waited goes.
+    pub(super) fn flush(&mut self, peer: PeerId) {
+        self.reach.waited_for.remove(&peer);
+        let mut sent = 0;
+        for (id, rpc) in self.reach.rpcs.iter_mut().filter(|(_, rpc)| rpc.to == peer) {
+            let Some(body) = rpc.body.take() else { continue };
+            let request = self.swarm.behaviour_mut().control.send_request(&peer, Ok(body));
+            self.reach.by_request.insert(request, *id);
+            sent += 1;
+        }
+        for (id, opening) in self.reach.openings.iter_mut().filter(|(_, opening)| opening.to == peer && !opening.sent) {
+            opening.sent = true;
+            self.swarm.behaviour_mut().tunnels.open(peer, *id);
+        }
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.rpcs += sent;
+        }
+    }
+
+    /// A dial failed, or there was nothing to dial.
+    pub(super) fn not_reached(&mut self, peer: PeerId, why: &str) {
+        let Some(looked_up) = self.reach.waited_for.get(&peer).copied() else { return };
+        if self.swarm.is_connected(&peer) {
+            return self.flush(peer);
+        }
+        if !looked_up && self.look_up(Lookup::Find(peer)) {
+            self.reach.waited_for.insert(peer, true);
+            return;
+        }
+        self.give_up(peer, why);
+    }
+
+    fn give_up(&mut self, peer: PeerId, why: &str) {
+        self.reach.waited_for.remove(&peer);
+        let rpcs: Vec<RpcId> =
+            self.reach.rpcs.iter().filter(|(_, r)| r.to == peer && r.body.is_some()).map(|(id, _)| *id).collect();
+        for rpc in rpcs {
+            self.end_rpc(rpc, Err(RpcError::Unreachable(why.to_owned())));
+        }
+        let openings: Vec<OpeningId> =
+            self.reach.openings.iter().filter(|(_, o)| o.to == peer && !o.sent).map(|(id, _)| *id).collect();
+        for opening in openings {
+            self.end_opening(opening, Err(MeshError::Unreachable(why.to_owned())));
+        }
+    }
+
+    /// False when there is nobody to ask.
+    pub(super) fn look_up(&mut self, purpose: Lookup) -> bool {
+        if self.reach.lookups.len() >= limits::MAX_LOOKUPS {
+            return false;
+        }
+        self.feed_dht();
+        let local = *self.swarm.local_peer_id();
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        if kad.kbuckets().next().is_none() {
+            return false;
+        }
+        let key = match purpose {
+            Lookup::Find(peer) => peer,
+            Lookup::Search => PeerId::random(),
+            Lookup::Refresh => local,
+        };
+        let query = kad.get_closest_peers(key);
+        count(&self.metrics.lookups);
+        self.reach.lookups.insert(query, purpose);
+        true
+    }
+
+    /// A client's routing table is filled when it is needed: an entry makes the library start a bootstrap, which a
+    /// one-shot command would pay for and not use.
+    fn feed_dht(&mut self) {
+        for (peer, known) in self.peers.iter().filter(|(_, known)| known.serves_dht) {
+            for addr in &known.listen {
+                self.swarm.behaviour_mut().kad.add_address(peer, addr.clone());
+            }
+        }
+    }
+
+    pub(super) fn looked_up(&mut self, query: kad::QueryId, found: Vec<kad::PeerInfo>) {
+        let Some(purpose) = self.reach.lookups.remove(&query) else { return };
+        let local = *self.swarm.local_peer_id();
+        let mut news = 0;
+        for peer in found.iter().filter(|peer| peer.peer_id != local) {
+            news += usize::from(self.book.of(&peer.peer_id).is_empty());
+            self.book.learn(peer);
+        }
+        match purpose {
+            Lookup::Find(peer) if self.swarm.is_connected(&peer) => self.flush(peer),
+            Lookup::Find(peer) if self.book.of(&peer).is_empty() => {
+                self.give_up(peer, "nobody knows where it is; it may be offline")
+            }
+            Lookup::Find(peer) => {
+                if let Err(why) = self.dial_known(peer) {
+                    self.give_up(peer, &why);
+                }
+            }
+            Lookup::Search => self.upkeep.searched(Instant::now(), news),
+            Lookup::Refresh => {}
+        }
+    }
+
+    fn end_rpc(&mut self, id: RpcId, result: Result<Vec<u8>, RpcError>) {
+        let Some(rpc) = self.reach.rpcs.remove(&id) else { return };
+        if let Some(known) = self.peers.get_mut(&rpc.to).filter(|_| rpc.body.is_none()) {
+            known.rpcs = known.rpcs.saturating_sub(1);
+        }
+        if result.is_ok() {
+            self.hood.useful(Instant::now(), &rpc.to);
+        }
+        self.answer(id, result, rpc.slot);
+    }
+
+    pub(super) fn on_response(&mut self, request: OutboundRequestId, response: Response) {
+        let Some(id) = self.reach.by_request.remove(&request) else { return };
+        let size = self.reach.rpcs.get(&id).map_or(0, |rpc| rpc.size);
+        self.end_rpc(
+            id,
+            match response {
+                Response::Body(body) => Ok(body),
+                Response::Oversized => Err(RpcError::Oversized { size, limit: MAX_MESSAGE }),
+                Response::Refused(_) => Err(RpcError::Dropped("we ask it too often".into())),
+                Response::Busy => Err(RpcError::Dropped("it has too many requests to answer".into())),
+            },
+        );
+    }
+
+    pub(super) fn on_request_failed(&mut self, request: OutboundRequestId, failure: OutboundFailure) {
+        let Some(id) = self.reach.by_request.remove(&request) else { return };
+        let error = match failure {
+            OutboundFailure::DialFailure => RpcError::Unreachable("the dial failed".into()),
+            OutboundFailure::Timeout => RpcError::Timeout(limits::RPC_TIMEOUT),
+            OutboundFailure::ConnectionClosed => RpcError::Disconnected,
+            OutboundFailure::UnsupportedProtocols => RpcError::Unsupported,
+            OutboundFailure::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref::<Oversized>()) {
+                Some(Oversized { size, limit }) => RpcError::Oversized { size: *size, limit: *limit },
+                None if error.to_string().contains("max sub-streams") => RpcError::Busy(limits::MAX_CONTROL_STREAMS),
+                None => RpcError::Dropped(error.to_string()),
+            },
+        };
+        self.end_rpc(id, Err(error));
+    }
+
+    fn end_opening(&mut self, id: OpeningId, result: Result<Stream, MeshError>) {
+        let Some(opening) = self.reach.openings.remove(&id) else { return };
+        let result = result.and_then(|stream| {
+            let known = self.peers.get(&opening.to).ok_or(MeshError::Unreachable("the connection closed".into()))?;
+            count(&self.metrics.tunnels_out);
+            Ok(Box::new(Counted::new(stream, &known.tunnels, &self.tunnels)) as BoxedStream)
+        });
+        // Err: the caller has gone, and the stream with it.
+        let _ = opening.done.send(result);
+    }
+
+    pub(super) fn on_tunnel_opened(&mut self, id: OpeningId, stream: Stream) {
+        self.end_opening(id, Ok(stream));
+    }
+
+    pub(super) fn on_tunnel_failed(&mut self, id: OpeningId, error: OpenError) {
+        let error = match error {
+            OpenError::Unsupported => MeshError::Refused("it does not speak our tunnel protocol".into()),
+            OpenError::Timeout => MeshError::Timeout(limits::OPEN_DEADLINE),
+            OpenError::Io(error) => MeshError::Unreachable(error.to_string()),
+        };
+        self.end_opening(id, Err(error));
+    }
+
+    /// The last connection is gone: tunnels that were being opened over it will not open.
+    pub(super) fn lost(&mut self, peer: PeerId) {
+        let openings: Vec<OpeningId> =
+            self.reach.openings.iter().filter(|(_, o)| o.to == peer && o.sent).map(|(id, _)| *id).collect();
+        for opening in openings {
+            self.end_opening(opening, Err(MeshError::Unreachable("the connection closed".into())));
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        let rpcs: Vec<RpcId> =
+            self.reach.rpcs.iter().filter(|(_, rpc)| rpc.deadline <= now).map(|(id, _)| *id).collect();
+        for rpc in rpcs {
+            self.end_rpc(rpc, Err(RpcError::Timeout(limits::RPC_TIMEOUT)));
+        }
+        let gone = |opening: &Opening| opening.deadline <= now || opening.done.is_closed();
+        let openings: Vec<OpeningId> =
+            self.reach.openings.iter().filter(|(_, opening)| gone(opening)).map(|(id, _)| *id).collect();
+        for opening in openings {
+            self.end_opening(opening, Err(MeshError::Timeout(limits::OPEN_DEADLINE)));
+        }
+        let wanted: HashSet<PeerId> = self
+            .reach
+            .rpcs
+            .values()
+            .map(|rpc| rpc.to)
+            .chain(self.reach.openings.values().map(|opening| opening.to))
+            .collect();
+        self.reach.waited_for.retain(|peer, _| wanted.contains(peer));
+        let rpcs = &self.reach.rpcs;
+        self.reach.by_request.retain(|_, rpc| rpcs.contains_key(rpc));
+    }
+
+    pub(super) fn dial_for(&mut self, addr: &str, done: oneshot::Sender<Result<protocol::PeerId, MeshError>>) {
+        let (addr, peer) = match super::book::parse(addr) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let _ = done.send(Err(error));
+                return;
+            }
+        };
+        if let Some(id) = peer.filter(|peer| self.swarm.is_connected(peer)).and_then(|peer| from_libp2p(&peer)) {
+            let _ = done.send(Ok(id));
+            return;
+        }
+        if let Err((done, why)) = self.dial_addr(addr, peer, DialFor::Command(done))
+            && let DialFor::Command(done) = done
+        {
+            let _ = done.send(Err(MeshError::Unreachable(why)));
+        }
+    }
+
+    pub(super) fn dial_addr(
+        &mut self,
+        addr: Multiaddr,
+        peer: Option<PeerId>,
+        purpose: DialFor,
+    ) -> Result<(), (DialFor, String)> {
+        let opts = match peer {
+            Some(peer) => DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![addr]).build(),
+            None => DialOpts::unknown_peer_id().address(addr).build(),
+        };
+        let connection = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                count(&self.metrics.dials);
+                self.dials.insert(connection, purpose);
+                Ok(())
+            }
+            Err(error) => Err((purpose, describe(&error))),
+        }
+    }
+}
+
+/// What went wrong, without the library's wrapping: the innermost cause for each address.
+pub(super) fn describe(error: &DialError) -> String {
+    match error {
+        DialError::Transport(errors) => {
+            let mut causes: Vec<String> = errors.iter().map(|(_, error)| innermost(error)).collect();
+            causes.sort();
+            causes.dedup();
+            causes.join("; ")
+        }
+        DialError::Denied { cause } => match cause.downcast_ref::<super::guard::Denied>() {
+            Some(denied) => format!("refused here: {}", denied.0.as_str().replace('_', " ")),
+            None => innermost(error),
+        },
+        DialError::LocalPeerId { .. } => "that is this node itself".to_owned(),
+        DialError::NoAddresses => "no address is known".to_owned(),
+        DialError::WrongPeerId { obtained, .. } => format!("another node answered there: {obtained}"),
+        DialError::Aborted => "the dial was given up".to_owned(),
+        DialError::DialPeerConditionFalse(_) => "connected already".to_owned(),
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,226 @@
+//! What is done although nothing happened: deadlines, company, visits that are over, the hourly refresh.
+use super::actor::{Actor, DialFor};
+use super::limits;
+use super::metrics::count;
+use super::neighbours::{Closing, Use};
+use super::reach::Lookup;
+use super::types::*;
+use libp2p::PeerId;
+use libp2p::kad::QueryInfo;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// When to do what next.
+pub(super) struct Upkeep {
+    search_at: Instant,
+    search_delay: Duration,
+    refresh_at: Option<Instant>,
+    /// Pinned peers that were lost.
+    redial: HashMap<PeerId, (Instant, Duration)>,
+}
+
+impl Upkeep {
+    pub fn new(now: Instant) -> Self {
+        Upkeep { search_at: now, search_delay: limits::SEARCH_FIRST, refresh_at: None, redial: HashMap::new() }
+    }
+    /// A lookup for company has ended with so many peers that we did not know.
+    pub fn searched(&mut self, now: Instant, news: usize) {
+        self.search_delay = match news {
+            0 => (self.search_delay * 2).min(limits::SEARCH_LAST),
+            _ => limits::SEARCH_FIRST,
+        };
+        self.search_at = now + self.search_delay.mul_f64(0.75 + jitter() / 2.0);
+    }
+    pub fn lost_pinned(&mut self, now: Instant, peer: PeerId) {
+        self.redial.entry(peer).or_insert((now, limits::BOOTSTRAP_FIRST));
+    }
+    pub fn found_pinned(&mut self, peer: &PeerId) {
+        self.redial.remove(peer);
+    }
+}
+
+/// Chance for choices that nobody must predict or repeat: whom to dial, when to retry. In 0..1.
+pub(super) fn jitter() -> f64 {
+    (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+impl Actor {
+    pub(super) fn on_tick(&mut self, now: Instant) {
+        self.expire(now);
+        self.forget(now);
+        self.join_again(now);
+        self.redial_pinned(now);
+        self.seek_company(now);
+        self.refresh(now);
+        self.end_stray_bootstraps();
+        self.review(now);
+        self.metrics.connected.store(self.peers.len() as u64, Ordering::Relaxed);
+        self.metrics.neighbours.store(self.hood.kept() as u64, Ordering::Relaxed);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.reported.retain(|_, at| now.saturating_duration_since(*at) < limits::REPORT_EVERY);
+        self.limiter.forget_full(now);
+        self.requests.retain(|_, channel| channel.is_open());
+        let late = |since: Instant| now.saturating_duration_since(since) >= limits::JUDGE_WITHIN;
+        let before = self.unjudged.len();
+        self.unjudged.retain(|_, message| !late(message.since));
+        self.metrics.gossip_unjudged.fetch_add((before - self.unjudged.len()) as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn join_again(&mut self, now: Instant) {
+        if self.hood.kept() > 0 {
+            return;
+        }
+        for index in self.join.due(now) {
+            let target = self.join.target(index);
+            let (addr, peer) = (target.addr.clone(), target.peer);
+            if let Err((_, why)) = self.dial_addr(addr, peer, DialFor::Join(index)) {
+                self.join_failed(now, index, &why);
+            }
+        }
+    }
+
+    pub(super) fn join_failed(&mut self, now: Instant, index: usize, why: &str) {
+        if !self.join.failed(now, index, why, jitter()) {
+            return;
+        }
+        let addr = self.join.target(index).addr.to_string();
+        tracing::warn!("cannot join through {addr}: {why}; trying again");
+        self.emit(MeshEvent::BootstrapFailed { addr, why: why.to_owned() });
+    }
+
+    fn redial_pinned(&mut self, now: Instant) {
+        let due: Vec<PeerId> =
+            self.upkeep.redial.iter().filter(|(_, (at, _))| *at <= now).map(|(peer, _)| *peer).collect();
+        for peer in due.into_iter().take(limits::COMPANY_DIALS) {
+            if let Some((at, delay)) = self.upkeep.redial.get_mut(&peer) {
+                *at = now + *delay;
+                *delay = (*delay * 2).min(limits::BOOTSTRAP_LAST);
+            }
+            // Err: tried again later.
+            let _ = self.dial_known(peer);
+        }
+    }
+
+    pub(super) fn seek_company(&mut self, now: Instant) {
+        let dialling: HashSet<PeerId> = self
+            .dials
+            .values()
+            .filter_map(|purpose| match purpose {
+                DialFor::Company(peer) => Some(*peer),
+                _ => None,
+            })
+            .collect();
+        let missing = self.hood.missing().saturating_sub(dialling.len()).min(limits::COMPANY_DIALS);
+        if missing == 0 {
+            return;
+        }
+        let guard = &self.swarm.behaviour().guard;
+        let fit = |peer: &&PeerId| {
+            !self.peers.contains_key(*peer)
+                && !dialling.contains(*peer)
+                && !self.hood.is_avoided(now, peer)
+                && !guard.is_banned(peer)
+        };
+        let mut candidates: Vec<PeerId> = self.book.peers().filter(fit).copied().collect();
+        if candidates.is_empty() {
+            return self.search(now);
+        }
+        for _ in 0..missing.min(candidates.len()) {
+            let chosen = candidates.swap_remove((jitter() * candidates.len() as f64) as usize);
+            self.dial_for_company(now, chosen);
+        }
+    }
+
+    fn dial_for_company(&mut self, now: Instant, peer: PeerId) {
+        use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(self.book.of(&peer))
+            .build();
+        let connection = opts.connection_id();
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                count(&self.metrics.dials);
+                self.dials.insert(connection, DialFor::Company(peer));
+            }
+            Err(_) => self.hood.avoid(now, peer),
+        }
+    }
+
+    /// A one-shot command waits first: it is done before a lookup would help it.
+    fn search(&mut self, now: Instant) {
+        let old_enough = |since: Instant| self.server || now.saturating_duration_since(since) >= limits::SEARCH_FIRST;
+        let somebody = self.peers.values().any(|peer| peer.serves_dht && old_enough(peer.connected_at));
+        let searching = self.reach.lookups.values().any(|lookup| *lookup == Lookup::Search);
+        if somebody && !searching && self.upkeep.search_at <= now && !self.look_up(Lookup::Search) {
+            self.upkeep.searched(now, 0);
+        }
+    }
+
+    fn refresh(&mut self, now: Instant) {
+        if !self.server || self.upkeep.refresh_at.is_some_and(|at| at > now) {
+            return;
+        }
+        if self.look_up(Lookup::Refresh) {
+            self.upkeep.refresh_at = Some(now + limits::REFRESH.mul_f64(0.75 + jitter() / 2.0));
+        }
+    }
+
+    /// The library starts a bootstrap whenever a small table grows, and has no switch for it.
+    fn end_stray_bootstraps(&mut self) {
+        for mut query in self.swarm.behaviour_mut().kad.iter_queries_mut() {
+            if matches!(query.info(), QueryInfo::Bootstrap { .. }) {
+                query.finish();
+            }
+        }
+    }
+
+    fn review(&mut self, now: Instant) {
+        let meshed: HashSet<PeerId> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
+        let peers = &self.peers;
+        let closing = self.hood.review(now, |peer| Use {
+            busy: peers.get(peer).is_some_and(|known| known.rpcs > 0 || known.tunnels.get() > 0),
+            in_gossip_mesh: meshed.contains(peer),
+        });
+        for (peer, why) in closing {
+            count(match why {
+                Closing::Surplus => &self.metrics.pruned,
+                Closing::Evicted => &self.metrics.evicted,
+            });
+            self.close(&peer);
+        }
+        let silent = |known: &super::actor::Peer| {
+            !known.identified && now.saturating_duration_since(known.connected_at) >= limits::VISIT
+        };
+        let silent: Vec<PeerId> = self.peers.iter().filter(|(_, p)| silent(p)).map(|(peer, _)| *peer).collect();
+        for peer in silent {
+            self.refuse(peer, Refused::OtherNetwork);
+            self.close(&peer);
+        }
+    }
+
+    pub(super) fn pin(&mut self, peer: PeerId) {
+        if self.pinned.len() >= limits::MAX_PINNED || !self.pinned.insert(peer) {
+            return;
+        }
+        let now = Instant::now();
+        self.swarm.behaviour_mut().guard.exempt(peer);
+        self.hood.set_exempt(now, &peer, true);
+        if !self.peers.contains_key(&peer) {
+            self.upkeep.lost_pinned(now, peer);
+        }
+    }
+
+    pub(super) fn unpin(&mut self, peer: PeerId) {
+        self.upkeep.found_pinned(&peer);
+        if !self.pinned.remove(&peer) || self.join.is_bootstrap(&peer) {
+            return;
+        }
+        self.swarm.behaviour_mut().guard.unexempt(&peer);
+        self.hood.set_exempt(Instant::now(), &peer, false);
+    }
+}
