@@ -9,6 +9,7 @@
 //!     │                ▼  │                               │
 //!     └─ destroy ── Suspended ──────── destroy ───────────┘
 //! ```
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 use async_trait::async_trait;
 use protocol::Fault;
 use protocol::names::{Arch, BackendKind, Digest, Egress, ImageName, Isolation, LeaseId};
@@ -18,6 +19,10 @@ use serde::Serialize;
 use std::net::SocketAddr;
 
 pub mod memory;
+mod ready;
+pub mod ssh_probe;
+
+pub use ready::wait_ready;
 
 /// Everything a backend needs to make a VM. Values are validated types; the seed has passed `Seed::check`.
 #[derive(Clone, Debug)]

@@ -1,0 +1,3 @@
+//! One binary: linking is the slowest part of the suite.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says aloud what it skips")]
+mod readiness;
