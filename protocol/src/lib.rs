@@ -1,5 +1,6 @@
 //! What golemnode's nodes say and decide. Pure: no async, no clock, no sockets, no files; time is an argument and
 //! randomness a seed, so that every interleaving can be replayed.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 pub mod advert;
 pub mod board;
 pub mod codec;
@@ -16,6 +17,7 @@ pub mod ranking;
 pub mod refusal;
 pub mod seed;
 pub mod spec;
+pub mod tunnel;
 pub mod units;
 
 pub use error::{ErrorCode, Fault};

@@ -1,0 +1,298 @@
+//! The provider's side of renting: quote, grant, let, and what follows until the VM is gone.
+mod negotiate;
+mod tenancy;
+
+use super::{Ctx, Effect, EventKind, Severity, StoreOp, Table, VmOrder, VmReport};
+use crate::advert::Terms;
+use crate::codec::{self, MAX_STORED};
+use crate::error::Fault;
+use crate::identity::PeerId;
+use crate::ledger::{Capacity, LeaseRow, Ledger};
+use crate::message::{LeaseStage, PowerAction, Request, Response, VmPhase};
+use crate::money::Price;
+use crate::names::{Arch, BackendKind, Country, Digest, Egress, GuestUser, ImageName, Isolation, LeaseId, NodeName};
+use crate::refusal::Refusal;
+use crate::units::{DiskGib, Millis, Resources, Timestamp};
+use std::collections::BTreeMap;
+
+/// How long a watch waits for a change: inside the 5 s that a requestor waits for an answer.
+pub const WATCH: Millis = Millis::secs(4);
+/// Watches open at once: every VM of a large provider has one while it is being made.
+const MAX_WATCHES: usize = 256;
+const WATCHES_PER_PEER: usize = 16;
+/// Clocks differ by up to this, so an accept made just now may seem to come from before or after.
+const SKEW: Millis = crate::advert::MAX_SKEW;
+
+/// What the host offers now.
+#[derive(Clone, Debug)]
+pub enum Offering {
+    Nothing { reason: String },
+    Vms(Box<Offer>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub name: Option<NodeName>,
+    pub country: Option<Country>,
+    pub arch: Arch,
+    pub backend: BackendKind,
+    pub isolation: Isolation,
+    pub egress: Egress,
+    /// What there is to let in all, overcommitment included.
+    pub total: Resources,
+    pub max_vms: u32,
+    /// Below this nothing is advertised.
+    pub minimum: Resources,
+    pub max_lease: Millis,
+    /// How long the disk of an expired lease is kept.
+    pub grace: Millis,
+    pub price: Price,
+    pub images: BTreeMap<ImageName, OfferedImage>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferedImage {
+    pub digest: Digest,
+    pub user: GuestUser,
+    /// A guest's disk is never smaller than its image.
+    pub least_disk: DiskGib,
+}
+
+struct Watcher {
+    token: u64,
+    from: PeerId,
+    lease_id: LeaseId,
+    seen: u64,
+    until: Timestamp,
+}
+
+pub struct Provider {
+    boot_id: u64,
+    offering: Offering,
+    draining: bool,
+    ledger: Ledger,
+    watchers: Vec<Watcher>,
+}
+
+impl Provider {
+    pub fn new(boot_id: u64) -> Self {
+        Provider {
+            boot_id,
+            offering: Offering::Nothing { reason: "this node does not provide".into() },
+            draining: false,
+            ledger: Ledger::default(),
+            watchers: Vec::new(),
+        }
+    }
+
+    pub fn restore(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let row: LeaseRow = codec::decode(value, MAX_STORED).map_err(|error| {
+            Fault::internal(format!("a stored lease is {error}")).hint("restore the home from a backup")
+        })?;
+        self.ledger.restore(row);
+        Ok(())
+    }
+
+    /// After a restart: what was let is made sure of, what was ended is taken down, whatever the last run had done.
+    pub fn resume(&mut self, ctx: &mut Ctx) {
+        let rows: Vec<LeaseRow> = self.ledger.leases().filter(|row| row.vm != VmPhase::Gone).cloned().collect();
+        for row in rows {
+            match row.stage {
+                LeaseStage::Provisional => {}
+                LeaseStage::Ended => ctx.effect(Effect::DestroyVm(row.lease_id)),
+                LeaseStage::Active if row.wants_power => ctx.effect(start_effect(&row)),
+                LeaseStage::Active | LeaseStage::Expired if row.vm == VmPhase::Stopped => {}
+                LeaseStage::Active | LeaseStage::Expired => {
+                    let action = PowerAction::Stop { force: row.stage == LeaseStage::Expired };
+                    ctx.effect(Effect::PowerVm { lease_id: row.lease_id, action });
+                }
+            }
+        }
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+    pub fn offer(&self) -> Option<&Offer> {
+        match &self.offering {
+            Offering::Vms(offer) => Some(offer),
+            Offering::Nothing { .. } => None,
+        }
+    }
+    /// Why nothing is advertised, if nothing is.
+    pub fn silent_because(&self) -> Option<String> {
+        match &self.offering {
+            _ if self.draining => Some("the node is draining".into()),
+            Offering::Nothing { reason } => Some(reason.clone()),
+            Offering::Vms(offer) if offer.images.is_empty() => Some("it has no image to offer".into()),
+            Offering::Vms(offer) if self.ledger.vms() >= offer.max_vms as usize => {
+                Some(format!("all {} VMs are let", offer.max_vms))
+            }
+            Offering::Vms(offer) if !offer.minimum.fits_in(self.ledger.free()) => {
+                Some(format!("free are {}, less than the minimum of {}", self.ledger.free(), offer.minimum))
+            }
+            Offering::Vms(_) => None,
+        }
+    }
+    pub fn set_offering(&mut self, _ctx: &mut Ctx, offering: Offering) {
+        let capacity = match &offering {
+            Offering::Vms(offer) => Capacity { total: offer.total, max_vms: offer.max_vms },
+            Offering::Nothing { .. } => Capacity::default(),
+        };
+        self.ledger.set_capacity(capacity);
+        self.offering = offering;
+    }
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// What to post on the board now, if anything.
+    pub fn advertisable(&self) -> Option<Terms> {
+        if self.silent_because().is_some() {
+            return None;
+        }
+        let offer = self.offer()?;
+        Some(Terms {
+            name: offer.name.clone(),
+            country: offer.country.clone(),
+            arch: offer.arch,
+            backend: offer.backend.clone(),
+            isolation: offer.isolation,
+            egress: offer.egress,
+            free: self.ledger.free(),
+            largest: offer.total,
+            price: offer.price.clone(),
+            images: offer.images.keys().take(crate::advert::MAX_IMAGES).cloned().collect(),
+        })
+    }
+
+    pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, request: Request) {
+        let (what, answer) = match request {
+            Request::Quote(request) => ("a quote", self.quote(ctx, from, request)),
+            Request::Decline(quote) => {
+                self.ledger.decline(from, quote);
+                ("a decline", Ok(Response::Declined))
+            }
+            Request::Accept(signed) => ("an accept", self.accept(ctx, from, signed)),
+            Request::Confirm(request) => ("a confirm", self.confirm(ctx, from, request, token)),
+            Request::Release(lease_id) => ("a release", self.release(ctx, from, lease_id)),
+            Request::Status(lease_id) => ("a status", self.status(from, lease_id)),
+            Request::Watch { lease_id, seen } => return self.watch(ctx, token, from, lease_id, seen),
+            Request::Power { lease_id, action } => ("a power action", self.power(ctx, from, lease_id, action)),
+            Request::Board { .. } | Request::Post(_) => return,
+        };
+        let response = answer.unwrap_or_else(|refusal| {
+            note_refusal(ctx, from, what, &refusal);
+            Response::Refused(refusal)
+        });
+        // A confirm replies itself, between its transaction and the start of the VM.
+        if !matches!(response, Response::Active { .. }) {
+            ctx.reply(token, response);
+        }
+        self.answer_watchers(ctx);
+    }
+
+    fn status(&self, from: PeerId, lease_id: LeaseId) -> Result<Response, Refusal> {
+        self.ledger.owned(from, lease_id).map(|row| Response::Status(row.status()))
+    }
+
+    fn watch(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, lease_id: LeaseId, seen: u64) {
+        let response = match self.ledger.owned(from, lease_id) {
+            Err(refusal) => {
+                note_refusal(ctx, from, "a watch", &refusal);
+                Response::Refused(refusal)
+            }
+            Ok(row) => {
+                let own = self.watchers.iter().filter(|watcher| watcher.from == from).count();
+                let room = self.watchers.len() < MAX_WATCHES && own < WATCHES_PER_PEER;
+                if row.revision == seen && room {
+                    self.watchers.push(Watcher { token, from, lease_id, seen, until: ctx.now + WATCH });
+                    return;
+                }
+                Response::Status(row.status())
+            }
+        };
+        ctx.reply(token, response);
+    }
+
+    pub fn advance(&mut self, ctx: &mut Ctx) {
+        let over: Vec<(LeaseId, LeaseStage)> = self
+            .ledger
+            .leases()
+            .filter(|row| match row.stage {
+                LeaseStage::Active => row.ends_at <= ctx.now,
+                LeaseStage::Expired => row.ends_at + self.grace() <= ctx.now,
+                LeaseStage::Provisional | LeaseStage::Ended => false,
+            })
+            .map(|row| (row.lease_id, row.stage))
+            .collect();
+        for (lease_id, stage) in over {
+            if stage == LeaseStage::Active {
+                self.expire(ctx, lease_id);
+            } else {
+                self.end(ctx, lease_id, None);
+            }
+        }
+        let dropped = self.ledger.lapse(ctx.now);
+        ctx.persist(dropped.iter().map(|id| StoreOp::delete(Table::Leases, &id.0)).collect());
+        self.answer_watchers(ctx);
+    }
+
+    fn grace(&self) -> Millis {
+        self.offer().map_or(Millis::secs(24 * 3600), |offer| offer.grace)
+    }
+
+    fn answer_watchers(&mut self, ctx: &mut Ctx) {
+        let ledger = &self.ledger;
+        let due = |watcher: &Watcher| {
+            let row = ledger.owned(watcher.from, watcher.lease_id);
+            watcher.until <= ctx.now || row.map_or(true, |row| row.revision != watcher.seen)
+        };
+        let (ready, waiting) = self.watchers.drain(..).partition(due);
+        self.watchers = waiting;
+        let ready: Vec<Watcher> = ready;
+        for watcher in ready {
+            let response = match self.ledger.owned(watcher.from, watcher.lease_id) {
+                Ok(row) => Response::Status(row.status()),
+                Err(refusal) => Response::Refused(refusal),
+            };
+            ctx.reply(watcher.token, response);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let watchers = self.watchers.iter().map(|watcher| watcher.until);
+        let expired = self.ledger.leases().filter(|row| row.stage == LeaseStage::Expired);
+        let graces = expired.map(|row| row.ends_at + self.grace());
+        self.ledger.next_lapse().into_iter().chain(watchers).chain(graces).min()
+    }
+}
+
+fn put(row: &LeaseRow) -> StoreOp {
+    StoreOp::put(Table::Leases, &row.lease_id.0, row)
+}
+
+fn start_effect(row: &LeaseRow) -> Effect {
+    Effect::StartVm(Box::new(VmOrder {
+        lease_id: row.lease_id,
+        spec: row.spec.clone(),
+        image: row.spec.image.clone(),
+        image_digest: row.image_digest,
+        seed: row.seed.clone(),
+    }))
+}
+
+/// What an honest requestor never does is recorded.
+fn note_refusal(ctx: &mut Ctx, from: PeerId, what: &str, refusal: &Refusal) {
+    let hostile = matches!(
+        refusal,
+        Refusal::NotYours(_)
+            | Refusal::BadSignature(_)
+            | Refusal::Unsigned(_)
+            | Refusal::Malformed(_)
+            | Refusal::Denied
+    );
+    if hostile {
+        ctx.offence(from, what, refusal);
+    }
+}

@@ -1,0 +1,197 @@
+//! From a question to an active lease, and its release.
+use super::{Offering, Provider, SKEW, put, start_effect};
+use crate::core::{Ctx, EventKind, Severity};
+use crate::envelope::{Sealed, Signed};
+use crate::identity::PeerId;
+use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, Grant, PROVISIONAL, QUOTE_HOLD, Quote};
+use crate::ledger::{Hold, LeaseRow};
+use crate::message::{ConfirmReq, LeaseStage, ProvisionStep, QuoteReq, Response, VmPhase};
+use crate::names::{LeaseId, QuoteId};
+use crate::refusal::Refusal;
+use crate::seed::Seed;
+use crate::units::{Millis, Timestamp};
+
+impl Provider {
+    pub(super) fn quote(&mut self, ctx: &mut Ctx, from: PeerId, request: QuoteReq) -> Result<Response, Refusal> {
+        if self.draining {
+            return Err(Refusal::NotProviding);
+        }
+        let Offering::Vms(offer) = &self.offering else { return Err(Refusal::NotProviding) };
+        let QuoteReq { create_id, spec } = request;
+        spec.check().map_err(|fault| Refusal::Malformed(fault.message))?;
+        let image = offer.images.get(&spec.image).ok_or_else(|| Refusal::NoSuchImage(spec.image.clone()))?;
+        if let Some(backend) = spec.backend.as_ref().filter(|backend| **backend != offer.backend) {
+            return Err(Refusal::NoSuchBackend(backend.clone()));
+        }
+        if let Some(arch) = spec.arch.filter(|arch| *arch != offer.arch) {
+            return Err(Refusal::Unsuitable(format!("its machine is {}, not {arch}", offer.arch)));
+        }
+        if !spec.isolation.takes(offer.isolation) {
+            return Err(Refusal::Unsuitable(format!("its guests are {}", offer.isolation)));
+        }
+        if spec.resources.disk_gib < image.least_disk {
+            return Err(Refusal::Unsuitable(format!("image '{}' needs {} of disk", spec.image, image.least_disk)));
+        }
+        if spec.duration > offer.max_lease {
+            return Err(Refusal::LeaseTooLong { longest: offer.max_lease });
+        }
+        if let Some(hold) = self.ledger.hold_for(from, create_id).filter(|hold| hold.quote.spec == spec) {
+            return Ok(Response::Quote(hold.quote.signed().clone()));
+        }
+        self.ledger.trim_holds(from);
+        self.ledger.admit(spec.resources)?;
+        let quote = Quote {
+            network: ctx.network.clone(),
+            provider: ctx.me(),
+            requestor: from,
+            quote_id: QuoteId(ctx.random_16()),
+            boot_id: self.boot_id,
+            image_digest: image.digest,
+            guest_user: image.user.clone(),
+            backend: offer.backend.clone(),
+            isolation: offer.isolation,
+            egress: offer.egress,
+            price: offer.price.clone(),
+            issued: ctx.now,
+            hold_until: ctx.now + QUOTE_HOLD,
+            spec,
+        };
+        let quote = Sealed::seal(quote, ctx.key);
+        let signed = quote.signed().clone();
+        self.ledger.hold(Hold { quote, create_id });
+        Ok(Response::Quote(signed))
+    }
+
+    pub(super) fn accept(&mut self, ctx: &mut Ctx, from: PeerId, signed: Signed) -> Result<Response, Refusal> {
+        let accept: Sealed<Accept> = signed.open(ctx.network)?;
+        parties(ctx, from, accept.requestor, accept.provider)?;
+        let lease_id = LeaseId::derive(ctx.me(), from, accept.create_id);
+        if let Some(row) = self.ledger.lease(lease_id) {
+            // Said before: the same words get the same answer, other words none.
+            return if row.accept == *accept.signed() {
+                Ok(Response::Granted(row.grant.clone()))
+            } else {
+                Err(Refusal::Conflict)
+            };
+        }
+        if self.ledger.is_buried(from, lease_id) {
+            return Err(Refusal::Released(lease_id));
+        }
+        if accept.expires + SKEW <= ctx.now || accept.expires > ctx.now + ACCEPT_LIFE + SKEW {
+            return Err(Refusal::Expired("the accept".into()));
+        }
+        let quote = self.ledger.held(ctx.now, &accept)?.quote.clone();
+        let provisional_until = ctx.now + PROVISIONAL;
+        let grant = Grant {
+            network: ctx.network.clone(),
+            provider: ctx.me(),
+            requestor: from,
+            lease_id,
+            accept_hash: accept.digest(),
+            provisional_until,
+        };
+        let grant = Sealed::seal(grant, ctx.key);
+        let row = LeaseRow {
+            lease_id,
+            requestor: from,
+            spec: quote.spec.clone(),
+            image_digest: quote.image_digest,
+            guest_user: quote.guest_user.clone(),
+            seed_hash: accept.seed_hash,
+            quote: quote.signed().clone(),
+            accept: accept.signed().clone(),
+            grant: grant.signed().clone(),
+            confirm: None,
+            active: None,
+            seed: Vec::new(),
+            stage: LeaseStage::Provisional,
+            provisional_until,
+            ends_at: Timestamp(0),
+            ended_at: Timestamp(0),
+            wants_power: false,
+            vm: VmPhase::Waiting,
+            revision: 1,
+            fault: None,
+        };
+        ctx.persist(vec![put(&row)]);
+        self.ledger.commit(quote.quote_id, row);
+        Ok(Response::Granted(grant.signed().clone()))
+    }
+
+    pub(super) fn confirm(
+        &mut self,
+        ctx: &mut Ctx,
+        from: PeerId,
+        request: ConfirmReq,
+        token: u64,
+    ) -> Result<Response, Refusal> {
+        let confirm: Sealed<Confirm> = request.confirm.open(ctx.network)?;
+        parties(ctx, from, confirm.requestor, confirm.provider)?;
+        let row = self.ledger.owned_mut(from, confirm.lease_id)?;
+        if confirm.grant_hash != row.grant.digest() {
+            return Err(Refusal::Conflict);
+        }
+        match row.stage {
+            LeaseStage::Provisional if row.provisional_until > ctx.now => {}
+            LeaseStage::Provisional => return Err(Refusal::Expired("the grant".into())),
+            LeaseStage::Active | LeaseStage::Expired => {
+                let active = row.active.clone().ok_or(Refusal::Conflict)?;
+                ctx.reply(token, Response::Active { active: active.clone(), status: row.status() });
+                return Ok(Response::Active { active, status: row.status() });
+            }
+            LeaseStage::Ended => return Err(Refusal::Released(row.lease_id)),
+        }
+        Seed::decode(&request.seed, row.seed_hash).map_err(|fault| Refusal::BadSeed(fault.message))?;
+        let active = Active {
+            network: ctx.network.clone(),
+            provider: ctx.me(),
+            requestor: from,
+            lease_id: row.lease_id,
+            grant_hash: confirm.grant_hash,
+            started_at: ctx.now,
+            ends_at: ctx.now + row.spec.duration,
+        };
+        row.ends_at = active.ends_at;
+        let active = Sealed::seal(active, ctx.key).signed().clone();
+        row.confirm = Some(confirm.signed().clone());
+        row.active = Some(active.clone());
+        row.seed = request.seed;
+        row.stage = LeaseStage::Active;
+        row.wants_power = true;
+        row.vm = VmPhase::Provisioning(ProvisionStep::Image);
+        row.touch();
+        let row = row.clone();
+        ctx.persist(vec![put(&row)]);
+        let response = Response::Active { active, status: row.status() };
+        ctx.reply(token, response.clone());
+        ctx.effect(start_effect(&row));
+        let message = format!("lease {} is active: {}, image {}", row.lease_id, row.spec.resources, row.spec.image);
+        ctx.event(EventKind::Market, Severity::Info, message, Some(from.to_string()));
+        Ok(response)
+    }
+
+    pub(super) fn release(&mut self, ctx: &mut Ctx, from: PeerId, lease_id: LeaseId) -> Result<Response, Refusal> {
+        match self.ledger.owned(from, lease_id) {
+            Ok(_) => {}
+            Err(Refusal::NoSuchLease(_)) => {
+                // Its accept may still be on the way: until that can no longer be valid, nothing of it starts.
+                self.ledger.bury(from, lease_id, ctx.now + Millis(ACCEPT_LIFE.0 + 2 * SKEW.0))?;
+                return Err(Refusal::NoSuchLease(lease_id));
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        self.end(ctx, lease_id, None);
+        self.status(from, lease_id)
+    }
+}
+
+/// A signed message must be between the two ends of the connection it came over.
+fn parties(ctx: &Ctx, from: PeerId, requestor: PeerId, provider: PeerId) -> Result<(), Refusal> {
+    if requestor != from {
+        return Err(Refusal::BadSignature("it was signed by another peer than the one that sent it".into()));
+    }
+    if provider != ctx.me() {
+        return Err(Refusal::BadSignature("it is meant for another provider".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! The first words on a tunnel stream; after them it is the guest's bytes, both ways.
+use crate::names::LeaseId;
+use crate::refusal::Refusal;
+use serde::{Deserialize, Serialize};
+
+/// Each of the two is sent behind its length as two bytes, big-endian, and is never longer than this.
+pub const MAX_HEADER: usize = 2048;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelOpen {
+    pub v: u8,
+    pub lease_id: LeaseId,
+    /// The guest's TCP port.
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TunnelReply {
+    Open,
+    Refused(Refusal),
+}
