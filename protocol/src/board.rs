@@ -100,6 +100,8 @@ pub struct Page {
 pub struct Entry {
     pub advert: Sealed<Advert>,
     pub expires: Timestamp,
+    /// When these very words were first taken here.
+    first_seen: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,11 +117,12 @@ pub struct Board {
     tombstones: BTreeMap<PeerId, Tombstone>,
     /// Nothing here ends before this; what was replaced meanwhile may make it early, never late.
     earliest: Option<Timestamp>,
+    revision: u64,
 }
 
 impl Board {
     pub fn new(network: Network) -> Self {
-        Board { network, entries: BTreeMap::new(), tombstones: BTreeMap::new(), earliest: None }
+        Board { network, entries: BTreeMap::new(), tombstones: BTreeMap::new(), earliest: None, revision: 0 }
     }
 
     pub fn post(&mut self, now: Timestamp, posting: Posting) -> Result<PeerId, BoardRefusal> {
@@ -152,9 +155,10 @@ impl Board {
             return Err(BoardRefusal::Full);
         }
         let lives_until = (advert.issued.min(now) + ADVERT_TTL).min(now + life);
-        self.entries.insert(provider, Entry { advert, expires: lives_until });
+        self.entries.insert(provider, Entry { advert, expires: lives_until, first_seen: now });
         self.ends(lives_until);
         self.tombstones.remove(&provider);
+        self.revision += 1;
         Ok(provider)
     }
 
@@ -163,14 +167,17 @@ impl Board {
         let provider = withdrawal.provider;
         self.check_times(now, provider, withdrawal.seq, withdrawal.issued)?;
         self.entries.remove(&provider);
-        if self.tombstones.len() >= MAX_TOMBSTONES {
+        self.bury(provider, Tombstone { seq: withdrawal.seq, until: now + TOMBSTONE_TTL });
+        Ok(provider)
+    }
+
+    fn bury(&mut self, provider: PeerId, tombstone: Tombstone) {
+        if self.tombstones.len() >= MAX_TOMBSTONES && !self.tombstones.contains_key(&provider) {
             let soonest = self.tombstones.iter().min_by_key(|(_, t)| t.until).map(|(peer, _)| *peer);
             soonest.map(|peer| self.tombstones.remove(&peer));
         }
-        let until = now + TOMBSTONE_TTL;
-        self.tombstones.insert(provider, Tombstone { seq: withdrawal.seq, until });
-        self.ends(until);
-        Ok(provider)
+        self.tombstones.insert(provider, tombstone);
+        self.ends(tombstone.until);
     }
 
     fn check_times(&self, now: Timestamp, from: PeerId, seq: u64, issued: Timestamp) -> Result<(), BoardRefusal> {
@@ -200,8 +207,18 @@ impl Board {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return;
         }
-        self.entries.retain(|_, entry| entry.expires > now);
         self.tombstones.retain(|_, tombstone| tombstone.until > now);
+        // An advert from a clock ahead of ours has had its 300 s here, but would look fresh if it came again.
+        let outlived: Vec<(PeerId, Tombstone)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.first_seen + ADVERT_TTL <= now && entry.advert.issued + ADVERT_TTL > now)
+            .map(|(peer, entry)| (*peer, Tombstone { seq: entry.advert.seq, until: entry.advert.issued + ADVERT_TTL }))
+            .collect();
+        self.entries.retain(|_, entry| entry.expires > now);
+        for (peer, tombstone) in outlived {
+            self.bury(peer, tombstone);
+        }
         let alive = self.entries.values().map(|entry| entry.expires);
         self.earliest = alive.chain(self.tombstones.values().map(|tombstone| tombstone.until)).min();
     }
@@ -209,6 +226,22 @@ impl Board {
     /// When something here next ends, or earlier.
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.earliest
+    }
+
+    /// Grows with every advert taken: whoever waits for one need not look again before.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+    /// The clock was set back: what had so long to live has as long still.
+    pub fn clock_set_back(&mut self, by: Millis) {
+        for entry in self.entries.values_mut() {
+            entry.expires = entry.expires.set_back(by);
+            entry.first_seen = entry.first_seen.set_back(by);
+        }
+        for tombstone in self.tombstones.values_mut() {
+            tombstone.until = tombstone.until.set_back(by);
+        }
+        self.earliest = self.earliest.map(|at| at.set_back(by));
     }
 
     pub fn len(&self) -> usize {
@@ -232,7 +265,7 @@ impl Board {
         let (mut bytes, mut last) = (0, None);
         for (peer, entry) in self.entries.range((from, Unbounded)).filter(|(_, entry)| entry.expires > now) {
             bytes += entry.advert.signed().body.len() + 256;
-            if page.items.len() >= limit.min(PAGE) || bytes > PAGE_BYTES {
+            if page.items.len() >= limit.clamp(1, PAGE) || bytes > PAGE_BYTES {
                 page.next = last;
                 break;
             }

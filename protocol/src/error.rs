@@ -62,7 +62,23 @@ pub struct Fault {
     pub retry_after_s: Option<u32>,
 }
 
+/// What a peer may make us keep and show: a sentence or two, and some lines of a log.
+const MAX_PEER_MESSAGE: usize = 512;
+const MAX_PEER_DETAILS: usize = 2048;
+
 impl Fault {
+    /// A fault in a peer's words: bounded, and without the control characters that could drive a terminal.
+    pub fn from_peer(self) -> Self {
+        let plain = |text: String, most: usize| -> String {
+            text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).take(most).collect()
+        };
+        Fault {
+            message: plain(self.message, MAX_PEER_MESSAGE),
+            details: self.details.map(|text| plain(text, MAX_PEER_DETAILS)),
+            hint: self.hint.map(|text| plain(text, MAX_PEER_MESSAGE)),
+            ..self
+        }
+    }
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Fault { code, message: message.into(), details: None, hint: None, retry_after_s: None }
     }
@@ -85,6 +101,15 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peers_words_are_bounded_and_drive_no_terminal() {
+        let loud = Fault::invalid("\u{1b}[2J".to_owned() + &"x".repeat(100_000)).details("\u{7}".repeat(100_000));
+        let fault = loud.from_peer();
+        assert_eq!(fault.message.chars().count(), MAX_PEER_MESSAGE);
+        assert_eq!(fault.details.as_ref().unwrap().chars().count(), MAX_PEER_DETAILS);
+        assert!(!fault.message.contains('\u{1b}') && !fault.details.unwrap().contains('\u{7}'));
+    }
 
     #[test]
     fn codes_serialise_as_their_text_and_are_distinct() {

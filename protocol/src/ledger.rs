@@ -10,7 +10,7 @@
 use crate::envelope::{Sealed, Signed};
 use crate::error::Fault;
 use crate::identity::PeerId;
-use crate::lease::{Accept, LeaseDocument, Quote};
+use crate::lease::{Accept, LeaseDocument, QUOTE_HOLD, Quote};
 use crate::message::{LeaseStage, LeaseStatus, VmPhase};
 use crate::names::{CreateId, Digest, GuestUser, LeaseId, Network, QuoteId};
 use crate::refusal::Refusal;
@@ -19,8 +19,12 @@ use crate::units::{Millis, Resources, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Open holds of one requestor: three providers are asked for a VM, so one needs few; a further one drops the oldest.
-pub const HOLDS_PER_REQUESTOR: usize = 4;
+/// Open holds of one requestor: as many VMs as it makes at once here. A further one drops the oldest.
+pub const HOLDS_PER_REQUESTOR: usize = 16;
+/// A hold younger than this is still being decided on, and is not dropped for a further one of the same requestor.
+const HOLD_IN_USE: Millis = Millis::secs(5);
+/// A hold that is asked for again is given again while it has this long to stand; then a new one replaces it.
+pub const HOLD_REUSED: Millis = Millis::secs(20);
 /// Open holds in all. Each is a reservation that costs nothing to take.
 pub const MAX_HOLDS: usize = 256;
 /// Releases of leases that are not here (yet), kept until no accept of theirs can still be valid.
@@ -41,6 +45,8 @@ pub struct Capacity {
 pub struct Hold {
     pub quote: Sealed<Quote>,
     pub create_id: CreateId,
+    /// By our clock as it is now; what the quote says is by our clock as it was.
+    pub until: Timestamp,
 }
 
 /// A lease as the provider stores it.
@@ -65,8 +71,12 @@ pub struct LeaseRow {
     /// Zero before it is active.
     pub ends_at: Timestamp,
     pub ended_at: Timestamp,
+    /// How long an expired lease's disk is kept: fixed when it expires, whatever is offered later.
+    pub keep_until: Timestamp,
     /// Whether the tenant wants it to run: a host that was rebooted starts it again.
     pub wants_power: bool,
+    /// Whether its tenant has had it: from then on a failure does not end the lease.
+    pub ran: bool,
     pub vm: VmPhase,
     pub revision: u64,
     pub fault: Option<Fault>,
@@ -144,6 +154,26 @@ impl Ledger {
     pub fn free(&self) -> Resources {
         self.capacity.total.minus(self.taken())
     }
+    /// What is not let, whoever is being quoted to: this is advertised. (Holds come and go with every question.)
+    pub fn not_let(&self) -> Resources {
+        let let_out = self.leases.values().filter(|row| row.counts()).map(|row| row.spec.resources);
+        self.capacity.total.minus(let_out.fold(Resources::default(), Resources::plus))
+    }
+    /// Whether what is taken is more than there is: only after the offer itself has shrunk.
+    pub fn is_overfull(&self) -> bool {
+        !self.taken().fits_in(self.capacity.total) || self.slots_taken() > self.capacity.max_vms as usize
+    }
+    /// The offer has shrunk: what was only quoted is taken back, the newest first, until the rest fits.
+    pub fn drop_surplus_holds(&mut self) {
+        while self.is_overfull() {
+            let newest = self.holds.values().map(|hold| (hold.until, hold.quote.quote_id)).max();
+            let Some((_, quote)) = newest else { return };
+            self.holds.remove(&quote);
+        }
+    }
+    pub fn drop_holds(&mut self) {
+        self.holds.clear();
+    }
     pub fn vms(&self) -> usize {
         self.leases.values().filter(|row| row.counts()).count()
     }
@@ -156,7 +186,7 @@ impl Ledger {
         self.holds.values().find(|hold| hold.create_id == create_id && hold.quote.requestor == requestor)
     }
 
-    /// Whether it would fit. The requestor's own oldest hold does not count against it when it has too many.
+    /// Whether it would fit.
     pub fn admit(&self, asked: Resources) -> Result<(), Refusal> {
         let free = self.free();
         if !asked.fits_in(free) {
@@ -166,24 +196,23 @@ impl Ledger {
             return Err(Refusal::TooManyVms { most: self.capacity.max_vms });
         }
         if self.holds.len() >= MAX_HOLDS {
-            return Err(Refusal::TooManyRequests { retry_after_s: crate::lease::QUOTE_HOLD.as_secs() as u32 });
+            return Err(Refusal::TooManyRequests { retry_after_s: QUOTE_HOLD.as_secs() as u32 });
         }
         Ok(())
     }
 
-    /// Makes room among the requestor's own holds: the oldest goes.
-    pub fn trim_holds(&mut self, requestor: PeerId) {
-        let mut own: Vec<(Timestamp, QuoteId)> = self
-            .holds
-            .values()
-            .filter(|hold| hold.quote.requestor == requestor)
-            .map(|hold| (hold.quote.issued, hold.quote.quote_id))
-            .collect();
-        own.sort_unstable();
-        let surplus = (own.len() + 1).saturating_sub(HOLDS_PER_REQUESTOR);
-        for (_, quote) in own.into_iter().take(surplus) {
-            self.holds.remove(&quote);
+    /// Makes room among the requestor's own holds: the oldest goes, unless it is so young that it is still in use.
+    pub fn trim_holds(&mut self, now: Timestamp, requestor: PeerId) -> Result<(), Refusal> {
+        let own = self.holds.values().filter(|hold| hold.quote.requestor == requestor);
+        if own.clone().count() < HOLDS_PER_REQUESTOR {
+            return Ok(());
         }
+        let oldest = own.map(|hold| (hold.until, hold.quote.quote_id)).min();
+        match oldest.filter(|(until, _)| *until + HOLD_IN_USE <= now + QUOTE_HOLD) {
+            Some((_, quote)) => self.holds.remove(&quote),
+            None => return Err(Refusal::TooManyRequests { retry_after_s: HOLD_IN_USE.as_secs() as u32 }),
+        };
+        Ok(())
     }
 
     /// Must follow `admit` with nothing between.
@@ -200,9 +229,11 @@ impl Ledger {
 
     /// The hold behind an accept, if it still stands.
     pub fn held(&self, now: Timestamp, accept: &Accept) -> Result<&Hold, Refusal> {
-        let hold = self.holds.values().find(|hold| hold.quote.digest() == accept.quote_hash);
-        let hold = hold.filter(|hold| hold.quote.requestor == accept.requestor && hold.create_id == accept.create_id);
-        hold.filter(|hold| hold.quote.hold_until > now).ok_or(Refusal::QuoteGone)
+        let mut own = self
+            .holds
+            .values()
+            .filter(|hold| hold.quote.requestor == accept.requestor && hold.create_id == accept.create_id);
+        own.find(|hold| hold.until > now && hold.quote.digest() == accept.quote_hash).ok_or(Refusal::QuoteGone)
     }
 
     /// Hold → provisional in one step: what was held is what is taken, so nothing can slip between.
@@ -235,6 +266,9 @@ impl Ledger {
     }
     /// Remembers a release that came before its accept, so that a late accept starts nothing.
     pub fn bury(&mut self, owner: PeerId, id: LeaseId, until: Timestamp) -> Result<(), Refusal> {
+        if self.is_buried(owner, id) {
+            return Ok(());
+        }
         let own = self.tombstones.values().filter(|tombstone| tombstone.owner == owner).count();
         if own >= TOMBSTONES_PER_REQUESTOR || self.tombstones.len() >= MAX_TOMBSTONES {
             return Err(Refusal::TooManyRequests { retry_after_s: 60 });
@@ -246,7 +280,7 @@ impl Ledger {
     /// Removes what is over: holds, tombstones, provisional leases never confirmed, ended leases long gone.
     /// Returns the leases whose rows are to be dropped from the store.
     pub fn lapse(&mut self, now: Timestamp) -> Vec<LeaseId> {
-        self.holds.retain(|_, hold| hold.quote.hold_until > now);
+        self.holds.retain(|_, hold| hold.until > now);
         self.tombstones.retain(|_, tombstone| tombstone.until > now);
         let over = |row: &LeaseRow| match row.stage {
             LeaseStage::Provisional => row.provisional_until <= now,
@@ -271,14 +305,30 @@ impl Ledger {
 
     /// When something here next ends by itself.
     pub fn next_lapse(&self) -> Option<Timestamp> {
-        let holds = self.holds.values().map(|hold| hold.quote.hold_until);
+        let holds = self.holds.values().map(|hold| hold.until);
         let tombstones = self.tombstones.values().map(|tombstone| tombstone.until);
         let leases = self.leases.values().filter_map(|row| match row.stage {
             LeaseStage::Provisional => Some(row.provisional_until),
             LeaseStage::Active => Some(row.ends_at),
-            LeaseStage::Expired => None,
+            LeaseStage::Expired => Some(row.keep_until),
             LeaseStage::Ended => (row.vm == VmPhase::Gone).then(|| row.ended_at + ENDED_KEPT),
         });
-        holds.chain(tombstones).chain(leases).min()
+        let gone = |row: &&LeaseRow| row.stage == LeaseStage::Ended && row.vm == VmPhase::Gone;
+        let surplus = (self.leases.values().filter(gone).count() > MAX_ENDED).then_some(Timestamp(0));
+        holds.chain(tombstones).chain(leases).chain(surplus).min()
+    }
+
+    /// The clock was set back: what had so long to go has as long still. When a lease ends has been signed, and stays.
+    pub fn clock_set_back(&mut self, by: Millis) {
+        for hold in self.holds.values_mut() {
+            hold.until = hold.until.set_back(by);
+        }
+        for tombstone in self.tombstones.values_mut() {
+            tombstone.until = tombstone.until.set_back(by);
+        }
+        for row in self.leases.values_mut() {
+            row.provisional_until = row.provisional_until.set_back(by);
+            row.ended_at = row.ended_at.set_back(by);
+        }
     }
 }

@@ -15,6 +15,8 @@ pub struct Amount(Decimal);
 impl Amount {
     pub const ZERO: Amount = Amount(Decimal::ZERO);
     const MOST: i64 = 1_000_000_000_000;
+    /// A century: beyond any lease, and the largest amount times it is still a decimal.
+    const LONGEST: Millis = Millis::secs(100 * 366 * 86_400);
 
     pub fn is_zero(self) -> bool {
         self.0.is_zero()
@@ -25,7 +27,7 @@ impl Amount {
     /// What this hourly amount comes to over a time, exactly.
     pub fn over(self, time: Millis) -> Decimal {
         // 3,600,000 ms an hour; both factors are bounded, so the product fits 96 bits after rounding to 12 places.
-        (self.0 * Decimal::from(time.0) / Decimal::from(3_600_000)).round_dp(12)
+        (self.0 * Decimal::from(time.0.min(Self::LONGEST.0)) / Decimal::from(3_600_000)).round_dp(12)
     }
 }
 impl FromStr for Amount {
@@ -84,5 +86,7 @@ mod tests {
             assert!(bad.parse::<Amount>().is_err(), "{bad}");
         }
         assert_eq!("0.02".parse::<Amount>().unwrap().over(Millis::secs(1800)).to_string(), "0.01");
+        // The largest of both must not overflow.
+        assert!("999999999999.999999999".parse::<Amount>().unwrap().over(Millis(u64::MAX)) > Decimal::ZERO);
     }
 }

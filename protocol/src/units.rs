@@ -17,11 +17,11 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         return Err(format!("'{text}' is not a size"));
     }
     let number: u64 = number.parse().map_err(|_| format!("'{text}' is too large"))?;
-    let factor = match unit.trim().to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
-        "K" => 1 << 10,
-        "M" => MIB,
-        "G" => GIB,
-        "T" => 1 << 40,
+    let factor = match unit.trim().to_ascii_uppercase().as_str() {
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => MIB,
+        "G" | "GB" | "GIB" => GIB,
+        "T" | "TB" | "TIB" => 1 << 40,
         _ => return Err(format!("'{text}' is not a size")),
     };
     number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
@@ -94,6 +94,12 @@ impl Add<Millis> for Timestamp {
     type Output = Timestamp;
     fn add(self, other: Millis) -> Timestamp {
         Timestamp(self.0.saturating_add(other.0))
+    }
+}
+impl Timestamp {
+    /// The same instant by a clock that has been set back by so much. Saturates at zero.
+    pub fn set_back(self, by: Millis) -> Timestamp {
+        Timestamp(self.0.saturating_sub(by.0))
     }
 }
 /// Saturates at zero: an instant in the future has not been waited for yet.

@@ -216,6 +216,8 @@ pub struct Ctx<'a> {
     pub key: &'a Keypair,
     pub network: &'a Network,
     pub rng: &'a mut ChaCha8Rng,
+    /// Whether the neighbours' boards have been read: what is not on ours now will not come in a moment.
+    pub settled: bool,
     next_rpc: &'a mut u64,
     effects: &'a mut VecDeque<Effect>,
 }
@@ -277,7 +279,12 @@ pub struct NodeCore {
     postings: Postings,
     provider: Provider,
     requestor: Requestor,
+    /// When the last input came, by the clock as it was then.
+    last: Timestamp,
 }
+
+/// A clock that is set back by less than this is let be: everything is late by as much, once.
+const CLOCK_STEP: Millis = Millis::secs(1);
 
 /// Lends the parts of `self` that a component needs as its context, beside the component itself.
 macro_rules! ctx {
@@ -287,6 +294,7 @@ macro_rules! ctx {
             key: &$core.key,
             network: &$core.network,
             rng: &mut $core.rng,
+            settled: $core.postings.is_settled(),
             next_rpc: &mut $core.next_rpc,
             effects: &mut $core.effects,
         }
@@ -311,6 +319,7 @@ impl NodeCore {
             requestor: Requestor::default(),
             next_rpc: 0,
             effects: VecDeque::new(),
+            last: now,
             key,
             network,
             rng,
@@ -330,6 +339,7 @@ impl NodeCore {
     }
 
     pub fn handle(&mut self, now: Timestamp, input: Input) {
+        self.keep_time(now);
         let ctx = ctx!(self, now);
         match input {
             Input::PeerConnected(peer) => {
@@ -353,6 +363,18 @@ impl NodeCore {
             Input::Tick => {}
         }
         self.advance(now);
+    }
+
+    /// A host clock that is set back must not make a hold, a retry or an advert wait for the time to come again.
+    fn keep_time(&mut self, now: Timestamp) {
+        if now + CLOCK_STEP < self.last {
+            let by = self.last - now;
+            self.board.clock_set_back(by);
+            self.provider.clock_set_back(by);
+            self.requestor.clock_set_back(by);
+            self.postings.clock_set_back(by);
+        }
+        self.last = now;
     }
 
     /// What time alone brings about, and what follows from anything that has just happened.

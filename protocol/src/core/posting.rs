@@ -4,12 +4,12 @@ use super::{Ctx, Effect, EventKind, RpcFailure, Severity, Verdict};
 use crate::advert::{ADVERT_TTL, Advert, MAX_SKEW, Terms, Withdrawal};
 use crate::board::{Board, BoardRefusal, PAGE, Page, Posting};
 use crate::codec::{self, MAX_ADVERT};
-use crate::envelope::Sealed;
+use crate::envelope::{Sealed, Signed};
 use crate::identity::PeerId;
 use crate::message::{Request, Response};
 use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An advert is refreshed this often: two may be lost before it dies.
 pub const REFRESH: Millis = Millis::secs(120);
@@ -21,6 +21,11 @@ const AFTER_CONNECT: Millis = Millis(1500);
 const WHOLE_BOARDS: usize = 3;
 /// Reads under way at once; each is one request.
 const MAX_READS: usize = 32;
+/// Tries at a page of the same neighbour: one answer may be lost.
+const READ_TRIES: u32 = 2;
+/// A neighbour that comes later has its whole board read at most this often: after a partition or a host's sleep the
+/// two halves of the mesh learn of each other through it.
+const WHOLE_AGAIN: Millis = Millis::secs(60);
 /// Pages of one neighbour: what a full board takes, twice over.
 const MAX_PAGES: u32 = 128;
 /// Senders whose clocks are compared.
@@ -32,15 +37,23 @@ struct Read {
     peer: PeerId,
     own: bool,
     pages: u32,
+    failures: u32,
+    after: Option<PeerId>,
 }
 
 pub struct Postings {
     reads: BTreeMap<u64, Read>,
-    whole_started: usize,
+    /// Bounded by the mesh, which keeps so many connections and no more.
+    neighbours: BTreeSet<PeerId>,
+    /// Whole boards that were read to their end, and when one last was.
+    whole_read: usize,
+    whole_at: Timestamp,
     synced: bool,
     last_seq: u64,
     started: Timestamp,
     posted: Option<Posted>,
+    /// Our last posting of either kind.
+    published: Option<Timestamp>,
     /// Post again then, although nothing has changed.
     again_at: Option<Timestamp>,
     /// A node that carries our identity was seen: two of us must not sell the same machine.
@@ -58,11 +71,14 @@ impl Postings {
     pub fn new(now: Timestamp) -> Self {
         Postings {
             reads: BTreeMap::new(),
-            whole_started: 0,
+            neighbours: BTreeSet::new(),
+            whole_read: 0,
+            whole_at: now,
             synced: false,
             last_seq: 0,
             started: now,
             posted: None,
+            published: None,
             again_at: None,
             cloned: false,
             clocks: Vec::new(),
@@ -74,27 +90,44 @@ impl Postings {
         self.synced
     }
 
+    /// Whether a board has been read, and none is being read: an empty answer now is the answer.
+    pub fn is_settled(&self) -> bool {
+        self.synced && self.reads.values().all(|read| read.own)
+    }
+
+    /// Also told when a neighbour that is there already has joined the board's topic.
     pub fn peer_connected(&mut self, ctx: &mut Ctx, peer: PeerId) {
         if self.posted.is_some() {
             let soon = ctx.now + AFTER_CONNECT;
             self.again_at = Some(self.again_at.map_or(soon, |at| at.min(soon)));
         }
-        let own = self.whole_started >= WHOLE_BOARDS;
-        if !own {
-            self.whole_started += 1;
+        if !self.neighbours.insert(peer) {
+            return;
         }
-        self.read(ctx, Read { peer, own, pages: 0 }, None);
+        let under_way = self.reads.values().filter(|read| !read.own).count();
+        let early = self.whole_read + under_way < WHOLE_BOARDS;
+        let own = !early && self.whole_at + WHOLE_AGAIN > ctx.now;
+        if !own {
+            self.whole_at = ctx.now;
+        }
+        self.read(ctx, Read { peer, own, pages: 0, failures: 0, after: None });
     }
 
     pub fn peer_disconnected(&mut self, peer: PeerId) {
+        self.neighbours.remove(&peer);
         self.reads.retain(|_, read| read.peer != peer);
+        if self.neighbours.is_empty() {
+            // Alone: what the next neighbour knows is all new.
+            self.whole_read = 0;
+        }
     }
 
-    fn read(&mut self, ctx: &mut Ctx, read: Read, after: Option<PeerId>) {
+    fn read(&mut self, ctx: &mut Ctx, read: Read) {
         if self.reads.len() >= MAX_READS {
             return;
         }
-        let rpc = ctx.send(read.peer, Request::Board { after, limit: PAGE as u16, own: read.own });
+        let request = Request::Board { after: read.after, limit: PAGE as u16, own: read.own };
+        let rpc = ctx.send(read.peer, request);
         self.reads.insert(rpc, read);
     }
 
@@ -119,20 +152,29 @@ impl Postings {
     ) -> bool {
         let Some(read) = self.reads.remove(&rpc) else { return false };
         let Ok(Response::Board(page)) = result else {
-            // A neighbour that does not answer is no board; the next one that connects is asked instead.
-            self.whole_started = self.whole_started.saturating_sub(usize::from(!read.own));
+            if read.failures + 1 < READ_TRIES {
+                self.read(ctx, Read { failures: read.failures + 1, ..read });
+            }
             return true;
         };
         for item in page.items.iter().take(PAGE) {
-            if let Err(refusal) = board.advertise(ctx.now, item.advert.clone(), item.life.min(ADVERT_TTL)) {
-                self.refused(ctx, read.peer, &refusal);
+            let own = self.own_seq(ctx.me(), &item.advert);
+            match board.advertise(ctx.now, item.advert.clone(), item.life.min(ADVERT_TTL)) {
+                Ok(_) => self.met_own(ctx, own),
+                Err(refusal) => self.refused(ctx, read.peer, &refusal),
             }
         }
-        match page.next {
+        // Pages come in the order of ids: one that does not go on would go on for ever.
+        let goes_on = page.next.filter(|next| read.after.is_none_or(|after| *next > after));
+        match goes_on {
             Some(after) if !read.own && read.pages < MAX_PAGES => {
-                self.read(ctx, Read { pages: read.pages + 1, ..read }, Some(after));
+                self.read(ctx, Read { pages: read.pages + 1, failures: 0, after: Some(after), ..read });
             }
-            _ => self.synced |= !read.own,
+            _ if !read.own => {
+                self.synced = true;
+                self.whole_read += 1;
+            }
+            _ => {}
         }
         true
     }
@@ -163,17 +205,17 @@ impl Postings {
     }
 
     fn post(&mut self, ctx: &mut Ctx, board: &mut Board, posting: Posting) -> Result<(), BoardRefusal> {
-        let own = self.own_seq(ctx.me(), &posting);
-        let provider = board.post(ctx.now, posting)?;
-        if let Some((seq, issued)) = own.filter(|_| provider == ctx.me()) {
-            self.met_own(ctx, seq, issued);
-        }
+        let own = match &posting {
+            Posting::Advert(signed) => self.own_seq(ctx.me(), signed),
+            Posting::Withdrawal(_) => None,
+        };
+        board.post(ctx.now, posting)?;
+        self.met_own(ctx, own);
         Ok(())
     }
 
-    /// The sequence number and time of a posting that claims to be ours; believed only once the board has taken it.
-    fn own_seq(&self, me: PeerId, posting: &Posting) -> Option<(u64, Timestamp)> {
-        let Posting::Advert(signed) = posting else { return None };
+    /// The sequence number and time of an advert that claims to be ours; believed only once the board has taken it.
+    fn own_seq(&self, me: PeerId, signed: &Signed) -> Option<(u64, Timestamp)> {
         if signed.signer != me {
             return None;
         }
@@ -181,12 +223,15 @@ impl Postings {
     }
 
     /// An advert of ours that this run did not make: an earlier run's is overtaken, a later one's is a cloned home's.
-    fn met_own(&mut self, ctx: &mut Ctx, seq: u64, issued: Timestamp) {
+    fn met_own(&mut self, ctx: &mut Ctx, own: Option<(u64, Timestamp)>) {
+        let Some((seq, issued)) = own else { return };
         let made_here = self.posted.is_some() && seq <= self.last_seq;
         if made_here {
             return;
         }
         self.last_seq = self.last_seq.max(seq);
+        // It stands in the way of the one that we have posted; the next one overtakes it.
+        self.again_at = Some(ctx.now);
         if issued > self.started + MAX_SKEW && !self.cloned {
             self.cloned = true;
             let message = "another node runs with this identity: it offers nothing any more".to_owned();
@@ -202,7 +247,9 @@ impl Postings {
 
     /// Compares our clock with our peers': everything signed depends on it.
     pub fn note_clock(&mut self, ctx: &mut Ctx, from: PeerId, sent: Timestamp) {
-        let offset = sent.0 as i64 - ctx.now.0 as i64;
+        // A peer may say any number.
+        let at = |time: Timestamp| i64::try_from(time.0).unwrap_or(i64::MAX);
+        let offset = at(sent).saturating_sub(at(ctx.now));
         self.clocks.retain(|(peer, _)| *peer != from);
         if self.clocks.len() >= CLOCKS {
             self.clocks.remove(0);
@@ -220,7 +267,7 @@ impl Postings {
     }
 
     fn next_seq(&mut self, now: Timestamp) -> u64 {
-        self.last_seq = now.0.max(self.last_seq + 1);
+        self.last_seq = now.0.max(self.last_seq.saturating_add(1));
         self.last_seq
     }
 
@@ -234,6 +281,7 @@ impl Postings {
                 let sealed = Sealed::seal(advert, ctx.key);
                 self.publish(ctx, board, Posting::Advert(sealed.signed().clone()));
                 self.posted = Some(Posted { at: ctx.now, terms });
+                self.published = Some(ctx.now);
                 self.again_at = None;
             }
             None if self.posted.is_some() => {
@@ -242,16 +290,24 @@ impl Postings {
                 let sealed = Sealed::seal(withdrawal, ctx.key);
                 self.publish(ctx, board, Posting::Withdrawal(sealed.signed().clone()));
                 self.posted = None;
+                self.published = Some(ctx.now);
             }
             _ => {}
         }
     }
 
     fn is_due(&self, now: Timestamp, terms: &Terms) -> bool {
-        let Some(posted) = &self.posted else { return true };
-        let spaced = posted.at + CHANGE_SPACING <= now;
-        let wanted_again = self.again_at.is_some_and(|at| at <= now);
-        posted.at + REFRESH <= now || spaced && (posted.terms != *terms || wanted_again)
+        self.due_at(terms).is_none_or(|at| at <= now)
+    }
+
+    /// When our advert is to be posted; none when it should be there already. A node that is full, empty, full again
+    /// withdraws at once, and offers again after a pause: its tenants must not make it flood the mesh.
+    fn due_at(&self, terms: &Terms) -> Option<Timestamp> {
+        let spaced = self.published? + CHANGE_SPACING;
+        let Some(posted) = &self.posted else { return Some(spaced) };
+        let changed = (posted.terms != *terms).then_some(spaced);
+        let again = self.again_at.map(|at| at.max(spaced));
+        Some(changed.into_iter().chain(again).fold(posted.at + REFRESH, Timestamp::min))
     }
 
     fn publish(&mut self, ctx: &mut Ctx, board: &mut Board, posting: Posting) {
@@ -262,13 +318,19 @@ impl Postings {
         ctx.effect(Effect::Publish(body));
     }
 
+    /// The clock was set back: what had so long to go has as long still.
+    pub fn clock_set_back(&mut self, by: Millis) {
+        for at in [&mut self.whole_at, &mut self.started].into_iter().chain(&mut self.published) {
+            *at = at.set_back(by);
+        }
+        self.again_at = self.again_at.map(|at| at.set_back(by));
+        if let Some(posted) = &mut self.posted {
+            posted.at = posted.at.set_back(by);
+        }
+    }
+
     pub fn next_deadline(&self, board: &Board, offered: Option<&Terms>) -> Option<Timestamp> {
-        let post = self.posted.as_ref().zip(offered).filter(|_| !self.cloned).map(|(posted, terms)| {
-            let spaced = posted.at + CHANGE_SPACING;
-            let changed = (posted.terms != *terms).then_some(spaced);
-            let again = self.again_at.map(|at| at.max(spaced));
-            changed.into_iter().chain(again).fold(posted.at + REFRESH, Timestamp::min)
-        });
+        let post = offered.filter(|_| !self.cloned).and_then(|terms| self.due_at(terms));
         // Expired adverts are filtered out of every answer; sweeping them is only for memory.
         post.into_iter().chain(board.next_expiry()).min()
     }

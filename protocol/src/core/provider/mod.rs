@@ -2,7 +2,7 @@
 mod negotiate;
 mod tenancy;
 
-use super::{Ctx, Effect, EventKind, Severity, StoreOp, Table, VmOrder, VmReport};
+use super::{Ctx, Effect, StoreOp, Table, VmOrder};
 use crate::advert::Terms;
 use crate::codec::{self, MAX_STORED};
 use crate::error::Fault;
@@ -22,6 +22,10 @@ const MAX_WATCHES: usize = 256;
 const WATCHES_PER_PEER: usize = 16;
 /// Clocks differ by up to this, so an accept made just now may seem to come from before or after.
 const SKEW: Millis = crate::advert::MAX_SKEW;
+/// The grace time while no offer has said another.
+const GRACE: Millis = Millis::secs(24 * 3600);
+/// How often a guest that goes on running after its lease has expired is switched off again.
+const STOP_AGAIN: Millis = Millis::secs(30);
 
 /// What the host offers now.
 #[derive(Clone, Debug)]
@@ -72,6 +76,9 @@ pub struct Provider {
     draining: bool,
     ledger: Ledger,
     watchers: Vec<Watcher>,
+    /// As last offered.
+    grace: Millis,
+    stop_again: Option<Timestamp>,
 }
 
 impl Provider {
@@ -82,6 +89,8 @@ impl Provider {
             draining: false,
             ledger: Ledger::default(),
             watchers: Vec::new(),
+            grace: GRACE,
+            stop_again: None,
         }
     }
 
@@ -100,8 +109,10 @@ impl Provider {
             match row.stage {
                 LeaseStage::Provisional => {}
                 LeaseStage::Ended => ctx.effect(Effect::DestroyVm(row.lease_id)),
+                // Its time ran out meanwhile: the first tick sees to it, and nothing is started for it.
+                LeaseStage::Active if row.ends_at <= ctx.now => {}
                 LeaseStage::Active if row.wants_power => ctx.effect(start_effect(&row)),
-                LeaseStage::Active | LeaseStage::Expired if row.vm == VmPhase::Stopped => {}
+                LeaseStage::Active | LeaseStage::Expired if matches!(row.vm, VmPhase::Stopped | VmPhase::Failed) => {}
                 LeaseStage::Active | LeaseStage::Expired => {
                     let action = PowerAction::Stop { force: row.stage == LeaseStage::Expired };
                     ctx.effect(Effect::PowerVm { lease_id: row.lease_id, action });
@@ -128,22 +139,28 @@ impl Provider {
             Offering::Vms(offer) if self.ledger.vms() >= offer.max_vms as usize => {
                 Some(format!("all {} VMs are let", offer.max_vms))
             }
-            Offering::Vms(offer) if !offer.minimum.fits_in(self.ledger.free()) => {
-                Some(format!("free are {}, less than the minimum of {}", self.ledger.free(), offer.minimum))
+            Offering::Vms(offer) if !offer.minimum.fits_in(self.ledger.not_let()) => {
+                Some(format!("free are {}, less than the minimum of {}", self.ledger.not_let(), offer.minimum))
             }
             Offering::Vms(_) => None,
         }
     }
     pub fn set_offering(&mut self, _ctx: &mut Ctx, offering: Offering) {
-        let capacity = match &offering {
-            Offering::Vms(offer) => Capacity { total: offer.total, max_vms: offer.max_vms },
-            Offering::Nothing { .. } => Capacity::default(),
-        };
-        self.ledger.set_capacity(capacity);
+        match &offering {
+            Offering::Vms(offer) => {
+                self.grace = offer.grace;
+                self.ledger.set_capacity(Capacity { total: offer.total, max_vms: offer.max_vms });
+                self.ledger.drop_surplus_holds();
+            }
+            // A host that is busy for a moment still stands by what it has quoted.
+            Offering::Nothing { .. } => self.ledger.set_capacity(Capacity::default()),
+        }
         self.offering = offering;
     }
+    /// No new work: what was only quoted is taken back, what was granted is honoured.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.ledger.drop_holds();
     }
 
     /// What to post on the board now, if anything.
@@ -159,7 +176,7 @@ impl Provider {
             backend: offer.backend.clone(),
             isolation: offer.isolation,
             egress: offer.egress,
-            free: self.ledger.free(),
+            free: self.ledger.not_let(),
             largest: offer.total,
             price: offer.price.clone(),
             images: offer.images.keys().take(crate::advert::MAX_IMAGES).cloned().collect(),
@@ -167,6 +184,8 @@ impl Provider {
     }
 
     pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, request: Request) {
+        // What is over frees its place before anybody is told that there is none.
+        self.lapse(ctx);
         let (what, answer) = match request {
             Request::Quote(request) => ("a quote", self.quote(ctx, from, request)),
             Request::Decline(quote) => {
@@ -216,12 +235,24 @@ impl Provider {
     }
 
     pub fn advance(&mut self, ctx: &mut Ctx) {
+        self.lapse(ctx);
+        if self.stop_again.is_some_and(|at| at <= ctx.now) {
+            self.stop_again = None;
+            self.stop_expired(ctx);
+        }
+        self.answer_watchers(ctx);
+    }
+
+    fn lapse(&mut self, ctx: &mut Ctx) {
+        if self.ledger.next_lapse().is_none_or(|at| at > ctx.now) {
+            return;
+        }
         let over: Vec<(LeaseId, LeaseStage)> = self
             .ledger
             .leases()
             .filter(|row| match row.stage {
                 LeaseStage::Active => row.ends_at <= ctx.now,
-                LeaseStage::Expired => row.ends_at + self.grace() <= ctx.now,
+                LeaseStage::Expired => row.keep_until <= ctx.now,
                 LeaseStage::Provisional | LeaseStage::Ended => false,
             })
             .map(|row| (row.lease_id, row.stage))
@@ -235,11 +266,6 @@ impl Provider {
         }
         let dropped = self.ledger.lapse(ctx.now);
         ctx.persist(dropped.iter().map(|id| StoreOp::delete(Table::Leases, &id.0)).collect());
-        self.answer_watchers(ctx);
-    }
-
-    fn grace(&self) -> Millis {
-        self.offer().map_or(Millis::secs(24 * 3600), |offer| offer.grace)
     }
 
     fn answer_watchers(&mut self, ctx: &mut Ctx) {
@@ -262,9 +288,16 @@ impl Provider {
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let watchers = self.watchers.iter().map(|watcher| watcher.until);
-        let expired = self.ledger.leases().filter(|row| row.stage == LeaseStage::Expired);
-        let graces = expired.map(|row| row.ends_at + self.grace());
-        self.ledger.next_lapse().into_iter().chain(watchers).chain(graces).min()
+        self.ledger.next_lapse().into_iter().chain(watchers).chain(self.stop_again).min()
+    }
+
+    /// The clock was set back: what had so long to go has as long still.
+    pub fn clock_set_back(&mut self, by: Millis) {
+        self.ledger.clock_set_back(by);
+        for watcher in &mut self.watchers {
+            watcher.until = watcher.until.set_back(by);
+        }
+        self.stop_again = self.stop_again.map(|at| at.set_back(by));
     }
 }
 

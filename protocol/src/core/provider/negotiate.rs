@@ -4,7 +4,7 @@ use crate::core::{Ctx, EventKind, Severity};
 use crate::envelope::{Sealed, Signed};
 use crate::identity::PeerId;
 use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, Grant, PROVISIONAL, QUOTE_HOLD, Quote};
-use crate::ledger::{Hold, LeaseRow};
+use crate::ledger::{HOLD_REUSED, Hold, LeaseRow};
 use crate::message::{ConfirmReq, LeaseStage, ProvisionStep, QuoteReq, Response, VmPhase};
 use crate::names::{LeaseId, QuoteId};
 use crate::refusal::Refusal;
@@ -35,10 +35,15 @@ impl Provider {
         if spec.duration > offer.max_lease {
             return Err(Refusal::LeaseTooLong { longest: offer.max_lease });
         }
-        if let Some(hold) = self.ledger.hold_for(from, create_id).filter(|hold| hold.quote.spec == spec) {
-            return Ok(Response::Quote(hold.quote.signed().clone()));
+        if let Some(hold) = self.ledger.hold_for(from, create_id) {
+            if hold.quote.spec == spec && hold.until > ctx.now + HOLD_REUSED {
+                return Ok(Response::Quote(hold.quote.signed().clone()));
+            }
+            // Asked for again late, or in other words: a create holds a place once.
+            let old = hold.quote.quote_id;
+            self.ledger.decline(from, old);
         }
-        self.ledger.trim_holds(from);
+        self.ledger.trim_holds(ctx.now, from)?;
         self.ledger.admit(spec.resources)?;
         let quote = Quote {
             network: ctx.network.clone(),
@@ -58,7 +63,8 @@ impl Provider {
         };
         let quote = Sealed::seal(quote, ctx.key);
         let signed = quote.signed().clone();
-        self.ledger.hold(Hold { quote, create_id });
+        let until = quote.hold_until;
+        self.ledger.hold(Hold { quote, create_id, until });
         Ok(Response::Quote(signed))
     }
 
@@ -68,10 +74,10 @@ impl Provider {
         let lease_id = LeaseId::derive(ctx.me(), from, accept.create_id);
         if let Some(row) = self.ledger.lease(lease_id) {
             // Said before: the same words get the same answer, other words none.
-            return if row.accept == *accept.signed() {
-                Ok(Response::Granted(row.grant.clone()))
-            } else {
-                Err(Refusal::Conflict)
+            return match row.stage {
+                _ if row.accept != *accept.signed() => Err(Refusal::Conflict),
+                LeaseStage::Ended => Err(Refusal::Released(lease_id)),
+                _ => Ok(Response::Granted(row.grant.clone())),
             };
         }
         if self.ledger.is_buried(from, lease_id) {
@@ -108,7 +114,9 @@ impl Provider {
             provisional_until,
             ends_at: Timestamp(0),
             ended_at: Timestamp(0),
+            keep_until: Timestamp(0),
             wants_power: false,
+            ran: false,
             vm: VmPhase::Waiting,
             revision: 1,
             fault: None,

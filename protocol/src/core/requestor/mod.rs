@@ -20,7 +20,7 @@ use crate::envelope::{Sealed, Signed};
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
 use crate::lease::{LeaseDocument, Quote};
-use crate::message::{LeaseStatus, Response};
+use crate::message::{LeaseStatus, Request, Response};
 use crate::money::Amount;
 use crate::names::{CreateId, Digest, LeaseId, Network, VmName};
 use crate::ranking::Experience;
@@ -39,6 +39,16 @@ const MAX_EXPERIENCES: usize = 4096;
 /// How soon an unanswered message is said again, and at most after doubling.
 const RETRY: Millis = Millis::secs(1);
 const MAX_RETRY: Millis = Millis::secs(30);
+/// The mesh answers or fails every request within 5 s; one that it forgot is taken for lost after this.
+const UNANSWERED: Millis = Millis::secs(15);
+/// After a restart nobody waits for a create any more, but what became of it is worth finding out for this long.
+const RESOLVE: Millis = Millis::secs(60);
+/// A board that changes while a create waits for a provider is looked at this often: a full one is 4096 adverts.
+const LOOK_SPACING: Millis = Millis(100);
+/// Power actions of one VM under way; a user has one, scripts a few.
+const MAX_POWERS: usize = 16;
+/// Quotes that are no longer waited for, remembered so that what they hold is given back when they come.
+const MAX_LATE: usize = 1024;
 
 /// What a user asks for.
 #[derive(Clone, Debug)]
@@ -153,11 +163,23 @@ impl std::fmt::Debug for Rental {
 struct Work {
     asked: BTreeMap<u64, (PeerId, Timestamp)>,
     quotes: Vec<Sealed<Quote>>,
+    /// Providers that may answer better in a moment: how often they did not, and what came instead.
+    shaky: BTreeMap<PeerId, (u32, Fault)>,
+    /// When those are asked again.
+    retry_at: Option<Timestamp>,
+    /// When the board was last searched.
+    looked: Timestamp,
     rpc: Option<u64>,
+    sent: Timestamp,
     /// When to act next if nothing comes before.
     wake: Option<Timestamp>,
     backoff: Option<Millis>,
-    powers: BTreeMap<u64, u64>,
+    powers: BTreeMap<u64, Power>,
+}
+
+struct Power {
+    ticket: u64,
+    until: Timestamp,
 }
 
 impl Work {
@@ -167,6 +189,11 @@ impl Work {
         self.backoff = Some(delay);
         ctx.now + ctx.jitter(delay)
     }
+    fn ask(&mut self, ctx: &mut Ctx, to: PeerId, request: Request) {
+        self.rpc = Some(ctx.send(to, request));
+        self.sent = ctx.now;
+        self.wake = Some(ctx.now + UNANSWERED);
+    }
 }
 
 #[derive(Default)]
@@ -174,7 +201,12 @@ pub struct Requestor {
     rentals: BTreeMap<CreateId, Rental>,
     work: BTreeMap<CreateId, Work>,
     releases: BTreeMap<LeaseId, Release>,
-    experience: BTreeMap<PeerId, Experience>,
+    late: BTreeMap<u64, PeerId>,
+    /// With the number of the change that was the last.
+    experience: BTreeMap<PeerId, (u64, Experience)>,
+    lessons: u64,
+    /// The board as it was last looked at, and whether it was settled.
+    board_seen: (u64, bool),
 }
 
 impl Requestor {
@@ -198,10 +230,17 @@ impl Requestor {
             match rental.phase {
                 Phase::Discovering | Phase::Quoting | Phase::Accepting => self.give_up_deal_and_forget(ctx, id),
                 Phase::Confirming | Phase::Leased => {
+                    rental.deadline = rental.deadline.max(ctx.now + RESOLVE);
                     let wake = Some(ctx.now);
                     self.work.insert(id, Work { wake, ..Work::default() });
                 }
-                Phase::Releasing | Phase::Failed => {}
+                Phase::Releasing => {
+                    let journaled = rental.deal.as_ref().is_some_and(|deal| self.releases.contains_key(&deal.lease_id));
+                    if !journaled {
+                        self.give_up_deal_and_forget(ctx, id);
+                    }
+                }
+                Phase::Failed => {}
             }
         }
         for release in self.releases.values_mut() {
@@ -220,11 +259,12 @@ impl Requestor {
     }
     /// Providers whose connection must not be dropped: a VM of ours runs there.
     pub fn leased_peers(&self) -> impl Iterator<Item = PeerId> + '_ {
-        let rented = self.rentals.values().filter_map(|rental| rental.deal.as_ref().map(|deal| deal.provider));
+        let dealing = self.rentals.values().filter(|rental| rental.phase != Phase::Failed);
+        let rented = dealing.filter_map(|rental| rental.deal.as_ref().map(|deal| deal.provider));
         rented.chain(self.releases.values().map(|release| release.provider))
     }
     pub fn experience(&self, peer: PeerId) -> Experience {
-        self.experience.get(&peer).copied().unwrap_or_default()
+        self.experience.get(&peer).map(|(_, experience)| *experience).unwrap_or_default()
     }
     /// Whether a release still has to get through.
     pub fn has_unfinished(&self) -> bool {
@@ -244,7 +284,8 @@ impl Requestor {
     fn wake_deals_with(&mut self, now: Timestamp, peer: PeerId) {
         let theirs =
             self.rentals.values().filter(|rental| rental.deal.as_ref().is_some_and(|deal| deal.provider == peer));
-        for rental in theirs.filter(|rental| rental.phase == Phase::Leased) {
+        let dealing = [Phase::Accepting, Phase::Confirming, Phase::Leased];
+        for rental in theirs.filter(|rental| dealing.contains(&rental.phase)) {
             let work = self.work.entry(rental.create_id).or_default();
             if work.rpc.is_none() {
                 work.wake = Some(now);
@@ -259,19 +300,28 @@ impl Requestor {
         if let Some(lease_id) = self.releases.values().find(|release| release.rpc == Some(rpc)).map(|r| r.lease_id) {
             return self.release_answered(ctx, lease_id, result);
         }
+        if let Some(peer) = self.late.remove(&rpc) {
+            return late_quote(ctx, peer, result);
+        }
         let owner = self
             .work
             .iter()
             .find(|(_, work)| work.rpc == Some(rpc) || work.asked.contains_key(&rpc) || work.powers.contains_key(&rpc));
         let Some((&id, _)) = owner else { return };
         let Some(work) = self.work.get_mut(&id) else { return };
-        if let Some(ticket) = work.powers.remove(&rpc) {
-            return self.power_answered(ctx, id, ticket, result);
+        if let Some(power) = work.powers.remove(&rpc) {
+            return self.power_answered(ctx, board, id, power.ticket, result);
         }
         if let Some((peer, sent)) = work.asked.remove(&rpc) {
             return self.quote_answered(ctx, board, id, peer, ctx.now - sent, result);
         }
-        work.rpc = None;
+        self.answered(ctx, board, id, result);
+    }
+
+    fn answered(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, result: Result<Response, RpcFailure>) {
+        if let Some(work) = self.work.get_mut(&id) {
+            (work.rpc, work.wake) = (None, None);
+        }
         match self.rentals.get(&id).map(|rental| rental.phase) {
             Some(Phase::Accepting) => self.accept_answered(ctx, board, id, result),
             Some(Phase::Confirming) => self.confirm_answered(ctx, board, id, result),
@@ -281,10 +331,15 @@ impl Requestor {
     }
 
     pub fn advance(&mut self, ctx: &mut Ctx, board: &Board) {
+        let seen = (board.revision(), ctx.settled);
+        if seen != self.board_seen {
+            self.board_seen = seen;
+            self.wake_discovering(ctx.now);
+        }
         let due: Vec<CreateId> = self
             .rentals
             .values()
-            .filter(|rental| self.due_at(rental).is_some_and(|at| at <= ctx.now) || rental.phase == Phase::Discovering)
+            .filter(|rental| self.due_at(rental).is_some_and(|at| at <= ctx.now))
             .map(|rental| rental.create_id)
             .collect();
         for id in due {
@@ -293,30 +348,66 @@ impl Requestor {
         self.advance_releases(ctx);
     }
 
+    /// The board has changed: who waits for a provider looks again, soon.
+    fn wake_discovering(&mut self, now: Timestamp) {
+        for rental in self.rentals.values().filter(|rental| rental.phase == Phase::Discovering) {
+            let work = self.work.entry(rental.create_id).or_default();
+            let soon = now.max(work.looked + LOOK_SPACING);
+            work.wake = Some(work.wake.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
     /// One rental, whose time has come.
     fn step(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
         let Some(rental) = self.rentals.get(&id) else { return };
         if rental.is_creating() && rental.deadline <= ctx.now {
-            let fault = rental.tried.last().map(|(_, fault)| fault.clone()).unwrap_or_else(|| {
-                Fault::new(ErrorCode::Timeout, format!("'{}' was not running in time", rental.name))
-                    .hint("give it longer with --timeout")
-            });
+            let fault = self.out_of_time(rental);
             return self.fail(ctx, id, fault);
         }
-        match rental.phase {
+        let phase = rental.phase;
+        if let Some(work) = self.work.get_mut(&id) {
+            let overdue: Vec<u64> =
+                work.powers.iter().filter(|(_, power)| power.until <= ctx.now).map(|(rpc, _)| *rpc).collect();
+            let overdue: Vec<Power> = overdue.into_iter().filter_map(|rpc| work.powers.remove(&rpc)).collect();
+            let unanswered = work.rpc.is_some();
+            let woken = work.wake.is_none_or(|at| at <= ctx.now);
+            for power in overdue {
+                self.power_answered(ctx, board, id, power.ticket, Err(RpcFailure::Timeout));
+            }
+            if !woken {
+                return;
+            }
+            if unanswered {
+                return self.answered(ctx, board, id, Err(RpcFailure::Timeout));
+            }
+        }
+        match phase {
             Phase::Discovering => self.discover(ctx, board, id),
             Phase::Quoting => self.choose(ctx, board, id),
             Phase::Accepting => self.send_accept(ctx, board, id),
             Phase::Confirming => self.send_confirm(ctx, board, id),
             Phase::Leased => self.watch(ctx, id),
-            Phase::Releasing | Phase::Failed => {}
+            Phase::Releasing | Phase::Failed => self.drop_work(ctx, id),
         }
     }
 
     fn due_at(&self, rental: &Rental) -> Option<Timestamp> {
-        let wake = self.work.get(&rental.create_id).and_then(|work| work.wake);
+        let work = self.work.get(&rental.create_id);
+        let powers = work.into_iter().flat_map(|work| work.powers.values().map(|power| power.until));
         let deadline = rental.is_creating().then_some(rental.deadline);
-        wake.into_iter().chain(deadline).min()
+        work.and_then(|work| work.wake).into_iter().chain(deadline).chain(powers).min()
+    }
+
+    fn out_of_time(&self, rental: &Rental) -> Fault {
+        let fault = Fault::new(ErrorCode::Timeout, format!("'{}' was not running in time", rental.name))
+            .hint("give it longer with --timeout");
+        let shaky = self.work.get(&rental.create_id).into_iter().flat_map(|work| &work.shaky);
+        let tried = rental.tried.iter().map(|(peer, fault)| (peer, fault));
+        let all: Vec<String> = tried
+            .chain(shaky.map(|(peer, (_, fault))| (peer, fault)))
+            .map(|(peer, fault)| format!("{}: {}", peer.short(), fault.message))
+            .collect();
+        if all.is_empty() { fault } else { fault.details(all.join("; ")) }
     }
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
@@ -326,9 +417,37 @@ impl Requestor {
 
     fn learn(&mut self, peer: PeerId, change: impl FnOnce(&mut Experience)) {
         if self.experience.len() >= MAX_EXPERIENCES && !self.experience.contains_key(&peer) {
-            self.experience.pop_first();
+            let oldest = self.experience.iter().min_by_key(|(_, (lesson, _))| *lesson).map(|(peer, _)| *peer);
+            oldest.map(|peer| self.experience.remove(&peer));
         }
-        change(self.experience.entry(peer).or_default());
+        self.lessons += 1;
+        let known = self.experience.entry(peer).or_default();
+        known.0 = self.lessons;
+        change(&mut known.1);
+    }
+
+    /// The clock was set back: what had so long to go has as long still.
+    pub fn clock_set_back(&mut self, by: Millis) {
+        for rental in self.rentals.values_mut().filter(|rental| rental.is_creating()) {
+            rental.created = rental.created.set_back(by);
+            rental.deadline = rental.deadline.set_back(by);
+            if let Some(deal) = &mut rental.deal {
+                deal.accept_expires = deal.accept_expires.set_back(by);
+                deal.granted = deal.granted.set_back(by);
+                deal.provisional_until = deal.provisional_until.set_back(by);
+            }
+        }
+        for work in self.work.values_mut() {
+            for at in [&mut work.looked, &mut work.sent].into_iter().chain(&mut work.wake).chain(&mut work.retry_at) {
+                *at = at.set_back(by);
+            }
+            for power in work.powers.values_mut() {
+                power.until = power.until.set_back(by);
+            }
+        }
+        for release in self.releases.values_mut() {
+            release.clock_set_back(by);
+        }
     }
 
     /// Ends a create with its reason; whatever may have been agreed is released.
@@ -340,21 +459,54 @@ impl Requestor {
         rental.seed.clear();
         ops.push(put(rental));
         ctx.persist(ops);
-        self.work.remove(&id);
+        self.drop_work(ctx, id);
         ctx.effect(Effect::Rental(id));
     }
 
-    fn forget(&mut self, id: CreateId) -> StoreOp {
+    /// Nothing is done for it any more: who waits for an answer gets one, what was held for it is given back.
+    fn drop_work(&mut self, ctx: &mut Ctx, id: CreateId) {
+        let Some(work) = self.work.remove(&id) else { return };
+        for quote in work.quotes {
+            ctx.send(quote.provider, Request::Decline(quote.quote_id));
+        }
+        self.let_come_late(work.asked);
+        for power in work.powers.into_values() {
+            let result = Err(Fault::new(ErrorCode::WrongState, "the VM was destroyed meanwhile"));
+            ctx.effect(Effect::Answer { ticket: power.ticket, result });
+        }
+    }
+
+    fn let_come_late(&mut self, asked: BTreeMap<u64, (PeerId, Timestamp)>) {
+        for (rpc, (peer, _)) in asked {
+            if self.late.len() >= MAX_LATE {
+                // Each that is forgotten costs its provider a hold of 30 s.
+                self.late.pop_first();
+            }
+            self.late.insert(rpc, peer);
+        }
+    }
+
+    fn forget(&mut self, ctx: &mut Ctx, id: CreateId) -> StoreOp {
         self.rentals.remove(&id);
-        self.work.remove(&id);
+        self.drop_work(ctx, id);
         StoreOp::delete(Table::Rentals, &id.0)
     }
 
     fn give_up_deal_and_forget(&mut self, ctx: &mut Ctx, id: CreateId) {
         let mut ops = self.release_deal(ctx, id);
-        ops.push(self.forget(id));
+        ops.push(self.forget(ctx, id));
         ctx.persist(ops);
         ctx.effect(Effect::Rental(id));
+    }
+}
+
+/// A quote that came when its create had gone on: what it holds for us goes back at once.
+fn late_quote(ctx: &mut Ctx, peer: PeerId, result: Result<Response, RpcFailure>) {
+    let Ok(Response::Quote(signed)) = result else { return };
+    if let Ok(quote) = signed.open::<Quote>(ctx.network)
+        && quote.provider == peer
+    {
+        ctx.send(peer, Request::Decline(quote.quote_id));
     }
 }
 

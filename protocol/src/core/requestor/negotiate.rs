@@ -7,9 +7,10 @@ use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
 use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, FIRST_CONFIRM, Grant, Quote};
 use crate::message::{ConfirmReq, QuoteReq, Request, Response};
-use crate::names::{CreateId, Digest, LeaseId};
+use crate::names::{CreateId, Digest, IsolationWanted, LeaseId};
 use crate::ranking;
 use crate::refusal::Refusal;
+use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
 
@@ -21,6 +22,10 @@ const QUOTE_PATIENCE: Millis = Millis(500);
 const QUOTE_TIMEOUT: Millis = Millis::secs(6);
 /// How long an empty board is given to fill: a node that has just started reads its neighbours' boards first.
 const DISCOVER_PATIENCE: Millis = Millis::secs(5);
+/// When they have been read and nothing fits, only an advert that is on its way right now is waited for.
+const SETTLED_PATIENCE: Millis = Millis::secs(1);
+/// Times that a provider which was busy or did not answer is asked again.
+const RETRIES: u32 = 3;
 
 impl Requestor {
     pub fn create(&mut self, ctx: &mut Ctx, board: &Board, ticket: u64, request: CreateRequest) {
@@ -40,14 +45,20 @@ impl Requestor {
             let (id, name) = (there.create_id, there.name.clone());
             match there.phase {
                 Phase::Failed => {
-                    let op = self.forget(id);
+                    let op = self.forget(ctx, id);
                     ctx.persist(vec![op]);
                 }
                 Phase::Releasing => {
                     return Err(Fault::new(ErrorCode::VmExists, format!("the last '{name}' is still being destroyed"))
                         .hint("wait a moment, or use another name"));
                 }
-                _ if there.spec == request.spec => return Ok(id),
+                _ if there.spec == request.spec => {
+                    let deadline = there.deadline.max(ctx.now + request.timeout);
+                    if let Some(rental) = self.rentals.get_mut(&id) {
+                        rental.deadline = deadline;
+                    }
+                    return Ok(id);
+                }
                 _ => {
                     return Err(Fault::new(
                         ErrorCode::VmExists,
@@ -56,6 +67,12 @@ impl Requestor {
                     .hint(format!("'golemnode vm info {name}' shows it; use another name, or destroy it first")));
                 }
             }
+        }
+        if self.rentals.contains_key(&request.create_id) {
+            return Err(Fault::new(ErrorCode::VmExists, "this create id is taken by a VM of another name"));
+        }
+        if self.rentals.len() >= MAX_RENTALS {
+            self.forget_oldest_failure(ctx);
         }
         if self.rentals.len() >= MAX_RENTALS {
             return Err(Fault::new(ErrorCode::Quota, format!("this node rents {MAX_RENTALS} VMs already")));
@@ -87,23 +104,52 @@ impl Requestor {
         Ok(id)
     }
 
+    /// Failures are remembered for their user to read, but never in the way of a VM.
+    fn forget_oldest_failure(&mut self, ctx: &mut Ctx) {
+        let failed = self.rentals.values().filter(|rental| rental.phase == Phase::Failed);
+        if let Some(id) = failed.min_by_key(|rental| rental.created).map(|rental| rental.create_id) {
+            let op = self.forget(ctx, id);
+            ctx.persist(vec![op]);
+        }
+    }
+
     /// Looks for providers, and asks the best few for quotes.
     pub(super) fn discover(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
         let Some(rental) = self.rentals.get(&id) else { return };
-        let candidates: Vec<&Entry> = board
+        let work = self.work.entry(id).or_default();
+        work.looked = ctx.now;
+        let me = ctx.me();
+        let fitting: Vec<&Entry> = board
             .query(ctx.now, &rental.query)
+            .filter(|entry| entry.advert.provider != me)
             .filter(|entry| rental.provider.is_none_or(|wanted| wanted == entry.advert.provider))
             .filter(|entry| rental.tried.iter().all(|(tried, _)| *tried != entry.advert.provider))
             .collect();
+        let (shaky, fresh): (Vec<&Entry>, Vec<&Entry>) =
+            fitting.into_iter().partition(|entry| work.shaky.contains_key(&entry.advert.provider));
+        let exhausted = rental.tried.len() + work.shaky.len() >= MAX_TRIES;
+        let candidates = if fresh.is_empty() || exhausted { shaky } else { fresh };
         if candidates.is_empty() || rental.tried.len() >= MAX_TRIES {
-            let patient = rental.tried.is_empty() && rental.created + DISCOVER_PATIENCE > ctx.now;
-            if patient {
-                let until = rental.created + DISCOVER_PATIENCE;
-                self.work.entry(id).or_default().wake = Some(until);
+            let patience = if ctx.settled { SETTLED_PATIENCE } else { DISCOVER_PATIENCE };
+            let until = rental.created + patience;
+            if rental.tried.is_empty() && work.shaky.is_empty() && until > ctx.now {
+                work.wake = Some(until);
                 return;
             }
-            let fault = nobody(ctx.now, board, rental);
+            let fault = nobody(ctx, board, rental, work);
             return self.fail(ctx, id, fault);
+        }
+        if work.shaky.contains_key(&candidates[0].advert.provider) {
+            // They were asked a moment ago: not again before a pause.
+            let at = match work.retry_at {
+                Some(at) => at,
+                None => work.back_off(ctx),
+            };
+            work.retry_at = Some(at);
+            if at > ctx.now {
+                work.wake = Some(at);
+                return;
+            }
         }
         let dearest = candidates.iter().map(|entry| entry.advert.terms.price.per_hour).max().unwrap_or_default();
         let scored = candidates
@@ -116,8 +162,8 @@ impl Requestor {
         let chosen: Vec<PeerId> = ranking::order(scored, ctx.rng).into_iter().take(ASKED).collect();
         let spec = rental.spec.clone();
         let work = self.work.entry(id).or_default();
-        *work =
-            Work { wake: Some(ctx.now + QUOTE_TIMEOUT), powers: std::mem::take(&mut work.powers), ..Work::default() };
+        work.retry_at = None;
+        work.wake = Some(ctx.now + QUOTE_TIMEOUT);
         for peer in chosen {
             let rpc = ctx.send(peer, Request::Quote(QuoteReq { create_id: id, spec: spec.clone() }));
             work.asked.insert(rpc, (peer, ctx.now));
@@ -143,13 +189,6 @@ impl Requestor {
             Ok(Response::Quote(signed)) => check_quote(ctx, rental, peer, signed),
             other => Err(refused(other)),
         };
-        if rental.phase != Phase::Quoting {
-            // Too late: what it holds for us goes back at once.
-            if let Ok(quote) = outcome {
-                ctx.send(peer, Request::Decline(quote.quote_id));
-            }
-            return;
-        }
         match outcome {
             Ok(quote) => {
                 self.learn(peer, |experience| experience.latency_ms = Some(took.0));
@@ -158,7 +197,7 @@ impl Requestor {
                 let soon = ctx.now + QUOTE_PATIENCE;
                 work.wake = Some(work.wake.map_or(soon, |at| at.min(soon)));
             }
-            Err(fault) => self.turned_down(ctx, id, peer, fault),
+            Err(fault) => self.quote_failed(ctx, id, peer, fault),
         }
         if self.work.get(&id).is_some_and(|work| work.asked.is_empty()) {
             self.choose(ctx, board, id);
@@ -168,13 +207,15 @@ impl Requestor {
     /// The best quote is accepted, the others are declined.
     pub(super) fn choose(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
         let Some(work) = self.work.get_mut(&id) else { return };
-        let silent: Vec<PeerId> = std::mem::take(&mut work.asked).into_values().map(|(peer, _)| peer).collect();
+        let asked = std::mem::take(&mut work.asked);
         let mut quotes = std::mem::take(&mut work.quotes);
-        work.wake = None;
+        (work.wake, work.backoff) = (None, work.backoff.filter(|_| quotes.is_empty()));
+        let silent: Vec<PeerId> = asked.values().map(|(peer, _)| *peer).collect();
+        self.let_come_late(asked);
         if quotes.is_empty() {
             for peer in silent {
                 let fault = Fault::new(ErrorCode::Timeout, "the provider did not answer");
-                self.turned_down(ctx, id, peer, fault);
+                self.quote_failed(ctx, id, peer, fault);
             }
             return self.look_again(ctx, board, id);
         }
@@ -224,8 +265,7 @@ impl Requestor {
         }
         let (provider, accept) = (deal.provider, deal.accept.clone());
         let work = self.work.entry(id).or_default();
-        work.rpc = Some(ctx.send(provider, Request::Accept(accept)));
-        work.wake = None;
+        work.ask(ctx, provider, Request::Accept(accept));
     }
 
     pub(super) fn accept_answered(
@@ -239,6 +279,7 @@ impl Requestor {
             Ok(Response::Granted(signed)) => self.rentals.get(&id).map(|rental| check_grant(ctx, rental, signed)),
             // A lost answer says nothing: the same words are sent again.
             Err(_) => return self.again(ctx, id),
+            Ok(Response::Refused(refusal)) if refusal.is_transient() => return self.again(ctx, id),
             other => Some(Err(refused(other))),
         };
         let grant = match grant {
@@ -284,8 +325,7 @@ impl Requestor {
             return self.deal_failed(ctx, board, id, fault);
         };
         let work = self.work.entry(id).or_default();
-        work.rpc = Some(ctx.send(provider, request));
-        work.wake = None;
+        work.ask(ctx, provider, request);
     }
 
     pub(super) fn confirm_answered(
@@ -306,6 +346,7 @@ impl Requestor {
                 }
             },
             Err(_) => return self.again(ctx, id),
+            Ok(Response::Refused(refusal)) if refusal.is_transient() => return self.again(ctx, id),
             other => return self.deal_failed(ctx, board, id, refused(other)),
         };
         let Some(rental) = self.rentals.get_mut(&id) else { return };
@@ -319,6 +360,7 @@ impl Requestor {
         rental.phase = Phase::Leased;
         mark(&mut rental.marks.leased, ctx.now);
         ctx.persist(vec![put(rental)]);
+        self.drop_work(ctx, id);
         self.work.insert(id, Work { wake: Some(ctx.now), ..Work::default() });
         ctx.effect(Effect::Rental(id));
         self.take_status(ctx, board, id, status);
@@ -327,7 +369,7 @@ impl Requestor {
         }
     }
 
-    fn again(&mut self, ctx: &mut Ctx, id: CreateId) {
+    pub(super) fn again(&mut self, ctx: &mut Ctx, id: CreateId) {
         let work = self.work.entry(id).or_default();
         let at = work.back_off(ctx);
         work.wake = Some(at);
@@ -349,6 +391,20 @@ impl Requestor {
         self.look_again(ctx, board, id);
     }
 
+    /// A provider without a quote. One that is busy or did not answer may do so in a moment; nobody is turned to again
+    /// who has been sent an accept, since the lease's id would be that of the lease being released.
+    fn quote_failed(&mut self, ctx: &mut Ctx, id: CreateId, peer: PeerId, fault: Fault) {
+        let transient = matches!(fault.code, ErrorCode::Timeout | ErrorCode::Unreachable | ErrorCode::TooManyRequests);
+        let work = self.work.entry(id).or_default();
+        let failures = work.shaky.get(&peer).map_or(0, |(failures, _)| *failures) + 1;
+        if transient && failures <= RETRIES {
+            work.shaky.insert(peer, (failures, fault));
+            return;
+        }
+        work.shaky.remove(&peer);
+        self.turned_down(ctx, id, peer, fault);
+    }
+
     fn turned_down(&mut self, ctx: &mut Ctx, id: CreateId, peer: PeerId, fault: Fault) {
         let Some(rental) = self.rentals.get_mut(&id) else { return };
         let message = format!("provider {} is out ({}: {})", peer.short(), fault.code, fault.message);
@@ -362,6 +418,8 @@ impl Requestor {
         if let Some(rental) = self.rentals.get_mut(&id) {
             rental.phase = Phase::Discovering;
         }
+        // What was still asked about the last deal is no answer to the next.
+        self.work.entry(id).or_default().rpc = None;
         self.discover(ctx, board, id);
     }
 }
@@ -375,7 +433,7 @@ pub(super) fn mark(mark: &mut Timestamp, now: Timestamp) {
 
 pub(super) fn refused(result: Result<Response, RpcFailure>) -> Fault {
     match result {
-        Ok(Response::Refused(refusal)) => refusal.into(),
+        Ok(Response::Refused(refusal)) => Fault::from(refusal).from_peer(),
         Ok(_) => Fault::new(ErrorCode::InvalidRequest, "the provider answered something else than was asked"),
         Err(RpcFailure::Timeout) => Fault::new(ErrorCode::Timeout, "the provider did not answer"),
         Err(RpcFailure::Unreachable(why)) => {
@@ -384,7 +442,11 @@ pub(super) fn refused(result: Result<Response, RpcFailure>) -> Fault {
     }
 }
 
-fn nobody(now: Timestamp, board: &Board, rental: &Rental) -> Fault {
+fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> Fault {
+    let now = ctx.now;
+    if let Some((peer, (_, fault))) = work.shaky.iter().next() {
+        return Fault { message: format!("provider {}: {}", peer.short(), fault.message), ..fault.clone() };
+    }
     if let Some((_, last)) = rental.tried.last() {
         let all: Vec<String> =
             rental.tried.iter().map(|(peer, fault)| format!("{}: {}", peer.short(), fault.message)).collect();
@@ -392,7 +454,12 @@ fn nobody(now: Timestamp, board: &Board, rental: &Rental) -> Fault {
         fault.message = format!("no provider gave '{}': {}", rental.name, last.message);
         return fault.details(all.join("; "));
     }
-    let all = board.query(now, &Default::default()).count();
+    let any = Query { isolation: IsolationWanted::Any, ..Query::default() };
+    let all = board.query(now, &any).filter(|entry| entry.advert.provider != ctx.me()).count();
+    if rental.provider == Some(ctx.me()) {
+        return Fault::new(ErrorCode::Unavailable, "a node does not rent from itself")
+            .hint("rent from another home on this machine: 'golemnode --home DIR vm create …'");
+    }
     if let Some(wanted) = rental.provider.filter(|wanted| board.get(now, *wanted).is_none()) {
         return Fault::new(ErrorCode::Unavailable, format!("provider {} is not on the board", wanted.short()))
             .hint("'golemnode provider list' shows who is");

@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 /// As for everything that is said again: a second, doubling to half a minute.
 const RETRY: Millis = super::RETRY;
 const MAX_RETRY: Millis = super::MAX_RETRY;
+/// A release is tried for at least this long, even when its lease is over by the clock.
+const LAST_TRIES: Millis = Millis::secs(600);
+/// A provider that answers a watch at once without news is asked again after this.
+const NO_NEWS: Millis = Millis::secs(1);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Release {
@@ -22,10 +26,12 @@ pub struct Release {
     pub provider: PeerId,
     pub create_id: CreateId,
     pub since: Timestamp,
-    /// When a lease that was never confirmed is certainly over. None: a confirm may have gone out.
-    forget_after: Option<Timestamp>,
+    /// When the lease is certainly over by itself.
+    forget_after: Timestamp,
     #[serde(skip)]
     pub(super) rpc: Option<u64>,
+    #[serde(skip)]
+    sent: Timestamp,
     #[serde(skip)]
     wake: Option<Timestamp>,
     #[serde(skip)]
@@ -38,16 +44,21 @@ pub struct Release {
 }
 
 impl Release {
-    fn of(deal: &Deal, create_id: CreateId, now: Timestamp) -> Self {
-        let never_confirmed = deal.confirm.is_none();
-        let lapsed = deal.accept_expires + Millis(PROVISIONAL.0 + 2 * MAX_SKEW.0);
+    fn of(deal: &Deal, create_id: CreateId, duration: Millis, now: Timestamp) -> Self {
+        let over = match deal.confirm {
+            None => deal.accept_expires + PROVISIONAL,
+            // What may have been confirmed ends by itself too, by the clock of a provider that never comes back.
+            Some(_) if deal.ends_at > Timestamp(0) => deal.ends_at.max(now + LAST_TRIES),
+            Some(_) => (deal.granted + duration).max(now + LAST_TRIES),
+        };
         Release {
             lease_id: deal.lease_id,
             provider: deal.provider,
             create_id,
             since: now,
-            forget_after: never_confirmed.then_some(lapsed),
+            forget_after: over + Millis(2 * MAX_SKEW.0),
             rpc: None,
+            sent: now,
             wake: Some(now),
             backoff: None,
             acknowledged: None,
@@ -60,15 +71,21 @@ impl Release {
         }
     }
     pub(super) fn wake(&self) -> Option<Timestamp> {
-        self.wake.into_iter().chain(self.forget_after).min()
+        self.wake.into_iter().chain([self.forget_after]).min()
+    }
+    pub(super) fn clock_set_back(&mut self, by: Millis) {
+        for at in [&mut self.forget_after, &mut self.sent].into_iter().chain(&mut self.wake) {
+            *at = at.set_back(by);
+        }
     }
 }
 
 impl Requestor {
     /// Journals the release of what this rental may have agreed; it is sent once that is on disk.
     pub(super) fn release_deal(&mut self, ctx: &mut Ctx, id: CreateId) -> Vec<StoreOp> {
-        let Some(deal) = self.rentals.get(&id).and_then(|rental| rental.deal.as_ref()) else { return Vec::new() };
-        let release = Release::of(deal, id, ctx.now);
+        let Some(rental) = self.rentals.get(&id) else { return Vec::new() };
+        let Some(deal) = rental.deal.as_ref() else { return Vec::new() };
+        let release = Release::of(deal, id, rental.spec.duration, ctx.now);
         let op = StoreOp::put(Table::Releases, &release.lease_id.0, &release);
         self.releases.entry(release.lease_id).or_insert(release);
         vec![op]
@@ -80,11 +97,7 @@ impl Requestor {
         };
         match phase {
             Phase::Discovering | Phase::Quoting | Phase::Failed => {
-                let held = self.work.get_mut(&id).map(|work| std::mem::take(&mut work.quotes)).unwrap_or_default();
-                for quote in held {
-                    ctx.send(quote.provider, Request::Decline(quote.quote_id));
-                }
-                let op = self.forget(id);
+                let op = self.forget(ctx, id);
                 ctx.persist(vec![op]);
             }
             Phase::Accepting | Phase::Confirming | Phase::Leased => {
@@ -94,7 +107,7 @@ impl Requestor {
                     ops.push(put(rental));
                 }
                 ctx.persist(ops);
-                self.work.remove(&id);
+                self.drop_work(ctx, id);
             }
             Phase::Releasing => {}
         }
@@ -106,7 +119,7 @@ impl Requestor {
         let over: Vec<LeaseId> = self
             .releases
             .values()
-            .filter(|release| release.forget_after.is_some_and(|at| at <= ctx.now))
+            .filter(|release| release.forget_after <= ctx.now)
             .map(|release| release.lease_id)
             .collect();
         for lease_id in over {
@@ -114,7 +127,8 @@ impl Requestor {
         }
         let now = ctx.now;
         for release in self.releases.values_mut().filter(|release| release.wake.is_some_and(|at| at <= now)) {
-            release.wake = None;
+            release.sent = now;
+            release.wake = Some(now + super::UNANSWERED);
             let request = match release.acknowledged {
                 None => Request::Release(release.lease_id),
                 Some(seen) => Request::Watch { lease_id: release.lease_id, seen },
@@ -131,10 +145,11 @@ impl Requestor {
                 return self.released(ctx, lease_id);
             }
             Ok(Response::Status(status)) if status.stage == LeaseStage::Ended => {
+                let news = release.acknowledged != Some(status.revision);
                 release.acknowledged = Some(status.revision);
                 release.unreachable = None;
                 release.backoff = None;
-                release.wake = Some(ctx.now);
+                release.wake = Some(if news { ctx.now } else { ctx.now.max(release.sent + NO_NEWS) });
                 let create_id = release.create_id;
                 return ctx.effect(Effect::Rental(create_id));
             }
@@ -159,7 +174,7 @@ impl Requestor {
             rental.phase == Phase::Releasing && rental.deal.as_ref().is_some_and(|deal| deal.lease_id == lease_id)
         });
         if ends_rental {
-            ops.push(self.forget(id));
+            ops.push(self.forget(ctx, id));
         }
         ctx.persist(ops);
         ctx.effect(Effect::Rental(id));

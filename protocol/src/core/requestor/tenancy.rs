@@ -1,16 +1,20 @@
 //! A lease that is active: knowing how its VM fares, and switching it.
 use super::negotiate::{mark, refused};
-use super::{Phase, Requestor, no_such_vm, put};
+use super::{MAX_POWERS, Phase, Power, Requestor, UNANSWERED, no_such_vm, put};
 use crate::board::Board;
 use crate::core::{Ctx, Effect, RpcFailure};
 use crate::error::{ErrorCode, Fault};
 use crate::message::{LeaseStage, LeaseStatus, PowerAction, Request, Response, VmPhase};
 use crate::names::CreateId;
 use crate::refusal::Refusal;
-use crate::units::Millis;
+use crate::units::{Millis, Timestamp};
 
 /// A VM at rest is asked about this often; one that changes is watched without a break.
 const AT_REST: Millis = Millis::secs(30);
+/// Between two watches at the least: changes follow one another within milliseconds, and a provider may be hostile.
+const WATCH_SPACING: Millis = Millis(20);
+/// A provider that answers a watch at once without news (it has too many) is asked again after this.
+const NO_NEWS: Millis = Millis::secs(1);
 
 impl Requestor {
     pub(super) fn watch(&mut self, ctx: &mut Ctx, id: CreateId) {
@@ -25,8 +29,7 @@ impl Requestor {
             Some(status) if is_moving(status.vm) => Request::Watch { lease_id, seen: status.revision },
             _ => Request::Status(lease_id),
         };
-        work.rpc = Some(ctx.send(provider, request));
-        work.wake = None;
+        work.ask(ctx, provider, request);
     }
 
     /// Somebody looks: a status that may be half a minute old is asked for anew.
@@ -45,26 +48,21 @@ impl Requestor {
     ) {
         match result {
             Ok(Response::Status(status)) => {
-                self.take_status(ctx, board, id, status);
-                let resting = self
-                    .rentals
-                    .get(&id)
-                    .and_then(|rental| rental.status.as_ref())
-                    .is_none_or(|status| !is_moving(status.vm));
-                let work = self.work.entry(id).or_default();
-                work.backoff = None;
-                work.wake = Some(if resting { ctx.now + ctx.jitter(AT_REST) } else { ctx.now });
+                let news = self.take_status(ctx, board, id, status);
+                self.look_again_later(ctx, id, news);
             }
             Ok(Response::Refused(
                 refusal @ (Refusal::NoSuchLease(_) | Refusal::Released(_) | Refusal::NotYours(_)),
             )) => {
-                self.lost(ctx, id, refusal.into());
+                if self.rentals.get(&id).is_some_and(|rental| rental.ran) {
+                    self.lost(ctx, id, refusal.into());
+                } else {
+                    self.deal_failed(ctx, board, id, refusal.into());
+                }
             }
             other => {
                 let fault = refused(other);
-                let work = self.work.entry(id).or_default();
-                let at = work.back_off(ctx);
-                work.wake = Some(at);
+                self.again(ctx, id);
                 if let Some(rental) = self.rentals.get_mut(&id) {
                     rental.unreachable_since.get_or_insert(ctx.now);
                     rental.fault = Some(fault);
@@ -74,17 +72,32 @@ impl Requestor {
         }
     }
 
-    /// What the provider says about our VM; an answer that was overtaken says nothing.
-    pub(super) fn take_status(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, status: LeaseStatus) {
-        let Some(rental) = self.rentals.get_mut(&id) else { return };
+    /// When the next question is due, if the rental still is one.
+    pub(super) fn look_again_later(&mut self, ctx: &mut Ctx, id: CreateId, news: bool) {
+        let Some(rental) = self.rentals.get(&id).filter(|rental| rental.phase == Phase::Leased) else { return };
+        let moving = rental.status.as_ref().is_some_and(|status| is_moving(status.vm));
+        let work = self.work.entry(id).or_default();
+        work.backoff = None;
+        work.wake = Some(match (moving, news) {
+            (false, _) => ctx.now + ctx.jitter(AT_REST),
+            (true, true) => ctx.now.max(work.sent + WATCH_SPACING),
+            (true, false) => ctx.now.max(work.sent + NO_NEWS),
+        });
+    }
+
+    /// What the provider says about our VM; an answer that was overtaken says nothing. True if it was news.
+    pub(super) fn take_status(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, status: LeaseStatus) -> bool {
+        let Some(rental) = self.rentals.get_mut(&id) else { return false };
         if rental.deal.as_ref().is_none_or(|deal| deal.lease_id != status.lease_id) {
-            return;
+            return false;
         }
         if rental.status.as_ref().is_some_and(|known| known.revision > status.revision) {
-            return;
+            return false;
         }
+        // The start's receipt is kept with the deal; what a peer says beside it is bounded before it is kept.
+        let status = LeaseStatus { fault: status.fault.map(Fault::from_peer), active: None, ..status };
         rental.seen = ctx.now;
-        rental.unreachable_since = None;
+        let back = rental.unreachable_since.take().is_some();
         rental.fault = status.fault.clone();
         let before = rental.status.replace(status.clone());
         let changed = before.as_ref() != Some(&status);
@@ -101,7 +114,8 @@ impl Requestor {
         if over && !rental.ran {
             let fault =
                 status.fault.unwrap_or_else(|| Fault::new(ErrorCode::CreateFailed, "the provider ended the lease"));
-            return self.deal_failed(ctx, board, id, fault);
+            self.deal_failed(ctx, board, id, fault);
+            return true;
         }
         if over {
             let expired = before.is_some_and(|before| before.stage == LeaseStage::Expired);
@@ -111,7 +125,11 @@ impl Requestor {
                     if expired { "its lease has expired" } else { "the provider ended its lease" },
                 )
             });
-            return self.lost(ctx, id, fault);
+            self.lost(ctx, id, fault);
+            return true;
+        }
+        if back && !changed {
+            ctx.effect(Effect::Rental(id));
         }
         if changed {
             let provider = rental.deal.as_ref().map(|deal| deal.provider);
@@ -121,27 +139,33 @@ impl Requestor {
                 self.learn(provider, |experience| experience.succeeded += 1);
             }
         }
+        changed
     }
 
     /// The provider has it no more, and nothing is left to give back.
     fn lost(&mut self, ctx: &mut Ctx, id: CreateId, fault: Fault) {
         let Some(rental) = self.rentals.get_mut(&id) else { return };
+        let expired = rental.deal.as_ref().is_some_and(|deal| deal.ends_at > Timestamp(0) && deal.ends_at <= ctx.now);
         rental.phase = Phase::Failed;
-        rental.fault = Some(fault);
+        rental.fault = Some(if expired { Fault::new(ErrorCode::NoSuchVm, "its lease has expired") } else { fault });
         rental.seed.clear();
         ctx.persist(vec![put(rental)]);
-        self.work.remove(&id);
+        self.drop_work(ctx, id);
         ctx.effect(Effect::Rental(id));
     }
 
     pub fn power(&mut self, ctx: &mut Ctx, ticket: u64, id: CreateId, action: PowerAction) {
         let refusal = match self.rentals.get(&id) {
             None => no_such_vm(id),
+            Some(_) if self.work.get(&id).is_some_and(|work| work.powers.len() >= MAX_POWERS) => {
+                Refusal::TooManyRequests { retry_after_s: 1 }.into()
+            }
             Some(rental) => match rental.deal.as_ref().filter(|_| rental.phase == Phase::Leased) {
                 Some(deal) => {
                     let (provider, lease_id) = (deal.provider, deal.lease_id);
                     let rpc = ctx.send(provider, Request::Power { lease_id, action });
-                    self.work.entry(id).or_default().powers.insert(rpc, ticket);
+                    let power = Power { ticket, until: ctx.now + UNANSWERED };
+                    self.work.entry(id).or_default().powers.insert(rpc, power);
                     return;
                 }
                 None => Fault::new(ErrorCode::WrongState, format!("'{}' has no active lease", rental.name))
@@ -154,23 +178,17 @@ impl Requestor {
     pub(super) fn power_answered(
         &mut self,
         ctx: &mut Ctx,
+        board: &Board,
         id: CreateId,
         ticket: u64,
         result: Result<Response, RpcFailure>,
     ) {
         let result = match result {
             Ok(Response::Status(status)) => {
-                let moving = is_moving(status.vm);
-                if let Some(rental) = self.rentals.get_mut(&id) {
-                    rental.fault = None;
-                    rental.status = Some(status);
-                    rental.seen = ctx.now;
+                let news = self.take_status(ctx, board, id, status);
+                if self.work.get(&id).is_some_and(|work| work.rpc.is_none()) {
+                    self.look_again_later(ctx, id, news);
                 }
-                let work = self.work.entry(id).or_default();
-                if moving && work.rpc.is_none() {
-                    work.wake = Some(ctx.now);
-                }
-                ctx.effect(Effect::Rental(id));
                 Ok(id)
             }
             other => Err(refused(other)),
