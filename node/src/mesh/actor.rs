@@ -99,6 +99,7 @@ pub(super) struct Actor {
 }
 
 /// What the loop woke up for.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it never leaves the stack")]
 enum Turn {
     Command(Command),
     /// An event found its place in the node's channel.
@@ -199,14 +200,18 @@ impl Actor {
 
     /// Until each listener has said where it listens; done before `spawn` returns.
     pub async fn settle(&mut self, listeners: usize) {
+        let mut heard = HashSet::new();
         let listening = async {
-            while self.swarm.listeners().count() < listeners {
+            while heard.len() < listeners {
                 let event = self.swarm.select_next_some().await;
+                if let SwarmEvent::NewListenAddr { listener_id, .. } = &event {
+                    heard.insert(*listener_id);
+                }
                 self.on_swarm_event(event);
             }
         };
         // An interface that is down has no address to tell; it comes as an event when it is up.
-        let _ = tokio::time::timeout(Duration::from_secs(1), listening).await;
+        let _ = tokio::time::timeout(limits::SETTLE, listening).await;
     }
 
     async fn goodbye(&mut self, done: Option<oneshot::Sender<()>>) {

@@ -43,6 +43,8 @@ const QUIC_CONNECTION_WINDOW: u32 = 8 << 20;
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(600);
 /// A message seen is not taken again within this: the TTL of adverts. The board stops later replays by their sequence.
 const DUPLICATES: Duration = Duration::from_secs(300);
+/// Scores are refreshed this often; nobody's fate hangs on a second.
+const SCORE_INTERVAL: Duration = Duration::from_secs(3);
 /// Peers behind one address that are no offence: a site behind NAT. Addresses of this machine never are.
 const PEERS_PER_IP: f64 = 16.0;
 
@@ -92,7 +94,7 @@ fn behaviour(config: &MeshConfig, names: &Names, key: &identity::Keypair) -> Res
         .with_cache_size(0);
     let ping = ping::Config::new().with_interval(limits::PING_INTERVAL).with_timeout(limits::PING_TIMEOUT);
     let control = request_response::Config::default()
-        .with_request_timeout(limits::RPC_TIMEOUT)
+        .with_request_timeout(limits::CONTROL_STREAM_TIMEOUT)
         .with_max_concurrent_streams(limits::MAX_CONTROL_STREAMS);
     let protocols = [(names.control.clone(), request_response::ProtocolSupport::Full)];
     Ok(Behaviour {
@@ -171,6 +173,7 @@ fn gossip(names: &Names) -> Result<gossipsub::Behaviour, Fault> {
         ip_colocation_factor_threshold: PEERS_PER_IP,
         ip_colocation_factor_whitelist: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].into(),
         retain_score: DUPLICATES,
+        decay_interval: SCORE_INTERVAL,
         ..Default::default()
     };
     params.topics.insert(topic.hash(), topic_score());
@@ -179,22 +182,23 @@ fn gossip(names: &Names) -> Result<gossipsub::Behaviour, Fault> {
     Ok(gossip)
 }
 
-/// A point for a second in the mesh up to 10, a point for a new message, and the square of invalid ones against it:
-/// at four within a few seconds the peer gets no gossip (−10), at thirteen it is not heard any more (−80).
+/// A point for a second in the mesh up to 20, a point for a new message up to 20, and the square of invalid ones
+/// against it: a stranger gets no gossip after four within a few seconds (−10) and is not heard after nine (−80), an
+/// old neighbour after eight and eleven.
 fn topic_score() -> gossipsub::TopicScoreParams {
     gossipsub::TopicScoreParams {
         topic_weight: 1.0,
         time_in_mesh_weight: 1.0,
         time_in_mesh_quantum: Duration::from_secs(1),
-        time_in_mesh_cap: 10.0,
+        time_in_mesh_cap: 20.0,
         first_message_deliveries_weight: 1.0,
-        first_message_deliveries_decay: 0.9,
+        first_message_deliveries_decay: 0.7,
         first_message_deliveries_cap: 20.0,
         // Off: a board is quiet for minutes, and silence is no offence.
         mesh_message_deliveries_weight: 0.0,
         mesh_failure_penalty_weight: 0.0,
         invalid_message_deliveries_weight: -1.0,
-        invalid_message_deliveries_decay: 0.95,
+        invalid_message_deliveries_decay: 0.9,
         ..Default::default()
     }
 }

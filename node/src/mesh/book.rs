@@ -34,6 +34,16 @@ pub fn parse_listen(addr: &str) -> Result<Multiaddr, MeshError> {
     Ok(parsed)
 }
 
+/// Is somebody else there? The library would listen beside them: it sets `SO_REUSEPORT`, to dial from the same port.
+pub fn is_free(addr: &Multiaddr) -> std::io::Result<()> {
+    let Some(ip) = ip_of(addr) else { return Ok(()) };
+    match addr.iter().nth(1) {
+        Some(Protocol::Tcp(port)) => std::net::TcpListener::bind((ip, port)).map(drop),
+        Some(Protocol::Udp(port)) => std::net::UdpSocket::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
 pub fn peer_of(addr: &Multiaddr) -> Option<PeerId> {
     match addr.iter().last() {
         Some(Protocol::P2p(peer)) => Some(peer),

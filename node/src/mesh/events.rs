@@ -42,11 +42,7 @@ impl Actor {
                 }
                 addresses.iter().for_each(|address| self.on_listen_closed(address));
             }
-            SwarmEvent::NewExternalAddrCandidate { address } => {
-                if !self.external.contains(&address) && self.external.len() < limits::MAX_EXTERNAL {
-                    self.external.push(address);
-                }
-            }
+            SwarmEvent::NewExternalAddrCandidate { address } => self.on_seen_at(address),
             _ => {}
         }
     }
@@ -71,6 +67,12 @@ impl Actor {
                 self.seek_company(Instant::now());
             }
             _ => {}
+        }
+    }
+
+    fn on_seen_at(&mut self, address: Multiaddr) {
+        if !self.external.contains(&address) && self.external.len() < limits::MAX_EXTERNAL {
+            self.external.push(address);
         }
     }
 

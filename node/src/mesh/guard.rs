@@ -184,3 +184,40 @@ impl NetworkBehaviour for Guard {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn someone() -> PeerId {
+        libp2p::identity::Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    #[test]
+    fn limits_bans_and_keys() {
+        let mut guard = Guard::new(24);
+        let (peer, full) = (someone(), 24 + limits::MAX_VISITORS);
+        let why = |result: Result<(), Denied>| result.err().map(|denied| denied.0);
+        assert_eq!(why(guard.admit(&peer, full - 1)), None);
+        assert_eq!(why(guard.admit(&peer, full)), Some(Refused::ConnectionLimit));
+        guard.exempt(peer);
+        assert_eq!(why(guard.admit(&peer, full)), None);
+        guard.established.insert(peer, limits::MAX_CONNECTIONS_PER_PEER);
+        assert_eq!(why(guard.admit(&peer, 0)), Some(Refused::ConnectionLimit), "one peer, even a pinned one");
+        // The hash of a large (RSA) key, and an identity multihash of something that is not an ed25519 key.
+        let hashed = PeerId::from_bytes(&[&[0x12, 0x20][..], &[7; 32]].concat()).unwrap();
+        assert_eq!(why(guard.admit(&hashed, 0)), Some(Refused::KeyType));
+    }
+
+    #[test]
+    fn bans_are_bounded_and_the_oldest_is_forgotten() {
+        let mut guard = Guard::new(24);
+        let peers: Vec<PeerId> = (0..limits::MAX_BANNED + 1).map(|_| PeerId::random()).collect();
+        peers.iter().for_each(|peer| guard.ban(*peer));
+        guard.ban(peers[1]);
+        assert!(!guard.is_banned(&peers[0]) && guard.is_banned(&peers[1]));
+        guard.unban(&peers[1]);
+        assert!(!guard.is_banned(&peers[1]));
+        assert_eq!((guard.banned.len(), guard.banned_order.len()), (limits::MAX_BANNED - 1, limits::MAX_BANNED - 1));
+    }
+}

@@ -8,6 +8,8 @@
 //! | `actor` | the loop that owns the swarm; `events`, `reach`, `upkeep` are the parts of what it does |
 //! | `neighbours`, `join`, `limiter`, `book` | what it decides; pure |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
+
 mod actor;
 mod behaviour;
 mod book;
@@ -37,15 +39,26 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Starts a mesh node. An address that cannot be read, or cannot be listened on, is a fault here; one that cannot be
-/// joined through is an event later, and is tried again.
+/// joined through is an event later, and is tried again. The mesh ends with `MeshHandle::shutdown`, or when the last
+/// handle or the receiver of events is dropped.
 pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<MeshEvent>), Fault> {
     let join = join_targets(&config)?;
     let names = names::Names::of(&config.network);
     let mut swarm = behaviour::swarm(&config, &names)?;
+    let mut listen = Vec::new();
     for addr in &config.listen {
         let parsed = book::parse_listen(addr)
             .map_err(|e| Fault::invalid(e.to_string()).hint("listen on an address like /ip4/0.0.0.0/tcp/4001"))?;
-        swarm.listen_on(parsed).map_err(|e| cannot_listen(addr, &e))?;
+        // All are tried before one is taken, for ours may share a port: TCP and QUIC, or both versions of IP.
+        book::is_free(&parsed).map_err(|e| cannot_listen(addr, &e))?;
+        listen.push(parsed);
+    }
+    for (parsed, addr) in listen.into_iter().zip(&config.listen) {
+        swarm.listen_on(parsed).map_err(|e| match e {
+            libp2p::TransportError::Other(e) => cannot_listen(addr, &e),
+            // `parse_listen` lets through what our transports speak.
+            libp2p::TransportError::MultiaddrNotSupported(_) => Fault::internal(format!("cannot listen on {addr}")),
+        })?;
     }
     let (commands, received) = mpsc::channel(limits::COMMANDS);
     let (events, delivered) = mpsc::channel(limits::EVENTS);
@@ -83,24 +96,12 @@ fn remembered(config: &MeshConfig) -> impl Iterator<Item = (libp2p::Multiaddr, l
     parsed.filter_map(move |(addr, peer)| Some((addr, peer.filter(|peer| *peer != local)?)))
 }
 
-fn cannot_listen(addr: &str, error: &libp2p::TransportError<std::io::Error>) -> Fault {
-    let libp2p::TransportError::Other(error) = error else {
-        return Fault::invalid(format!("'{addr}' is not an address to listen on"))
-            .hint("TCP and QUIC are spoken: /ip4/0.0.0.0/tcp/4001, /ip4/0.0.0.0/udp/4001/quic-v1");
-    };
+fn cannot_listen(addr: &str, error: &std::io::Error) -> Fault {
     let fault = Fault::new(ErrorCode::PortBlocked, format!("cannot listen on {addr}: {error}"));
-    let mut cause: &dyn std::error::Error = error;
-    let mut kind = error.kind();
-    while let Some(source) = cause.source() {
-        if let Some(inner) = source.downcast_ref::<std::io::Error>() {
-            kind = inner.kind();
-        }
-        cause = source;
-    }
-    match kind {
-        std::io::ErrorKind::AddrInUse => fault.hint("another program uses this port; port 0 takes any that is free"),
-        std::io::ErrorKind::PermissionDenied => fault.hint("ports below 1024 need privileges; take a higher one"),
-        std::io::ErrorKind::AddrNotAvailable => fault.hint("no interface of this machine has this address"),
-        _ => fault,
-    }
+    fault.hint(match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program uses this port; port 0 takes any that is free",
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; take a higher one",
+        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has this address",
+        _ => "'golemnode doctor' looks at the network",
+    })
 }

@@ -15,7 +15,7 @@
 use super::limits;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -30,6 +30,8 @@ enum Standing {
 struct Member {
     since: Instant,
     inbound: bool,
+    /// We dialled it for company, or were told to.
+    wanted: bool,
     standing: Standing,
     /// When it last did something for us: asked, answered, passed on a good message.
     useful: Option<Instant>,
@@ -55,8 +57,7 @@ pub struct Neighbourhood<P> {
     max: usize,
     wanted: usize,
     members: HashMap<P, Member>,
-    /// Since when, and for how long.
-    avoid: HashMap<P, (Instant, Duration)>,
+    avoid: HashMap<P, Instant>,
     evictions: VecDeque<Instant>,
 }
 
@@ -87,37 +88,31 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
         } else {
             Standing::Visitor { until: now + limits::VISIT }
         };
-        self.members.entry(peer).or_insert(Member { since: now, inbound, standing, useful: None });
+        self.members.entry(peer).or_insert(Member { since: now, inbound, wanted, standing, useful: None });
     }
 
-    /// Whoever closes on a newcomer has no room; whoever is lost later was probably only cut off.
+    /// Who closes on us although we asked for its company, and soon, has no room. Visits end without ill feelings, and
+    /// who was with us for longer was only cut off.
     pub fn disconnected(&mut self, now: Instant, peer: &P, by_us: bool) {
         let Some(member) = self.members.remove(peer) else { return };
-        if !by_us {
-            let refused = now.saturating_duration_since(member.since) < limits::MIN_STAY;
-            self.avoid_for(now, *peer, if refused { limits::AVOID } else { limits::BOOTSTRAP_LAST });
+        if !by_us && member.wanted && now.saturating_duration_since(member.since) < limits::MIN_STAY {
+            self.avoid(now, *peer);
         }
     }
 
     /// Not to be dialled for company for a while.
     pub fn avoid(&mut self, now: Instant, peer: P) {
-        self.avoid_for(now, peer, limits::AVOID);
-    }
-    fn avoid_for(&mut self, now: Instant, peer: P, time: Duration) {
         if self.avoid.len() >= limits::MAX_KNOWN_PEERS {
-            self.avoid.retain(|_, (at, time)| now.saturating_duration_since(*at) < *time);
+            self.avoid.retain(|_, at| now.saturating_duration_since(*at) < limits::AVOID);
         }
         if self.avoid.len() < limits::MAX_KNOWN_PEERS {
-            self.avoid.insert(peer, (now, time));
+            self.avoid.insert(peer, now);
         }
     }
     /// Who is all alone cannot be choosy.
     pub fn is_avoided(&self, now: Instant, peer: &P) -> bool {
-        let alone = self.kept() == 0;
-        self.avoid.get(peer).is_some_and(|(at, time)| {
-            let time = if alone { (*time).min(limits::BOOTSTRAP_LAST) } else { *time };
-            now.saturating_duration_since(*at) < time
-        })
+        let time = if self.kept() == 0 { limits::BOOTSTRAP_LAST } else { limits::AVOID };
+        self.avoid.get(peer).is_some_and(|at| now.saturating_duration_since(*at) < time)
     }
 
     pub fn useful(&mut self, now: Instant, peer: &P) {
@@ -154,7 +149,6 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
         }
         for (peer, _) in &closing {
             self.members.remove(peer);
-            self.avoid(now, *peer);
         }
         closing
     }
@@ -206,6 +200,7 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const IDLE: fn(&u32) -> Use = |_| Use { busy: false, in_gossip_mesh: false };
 
@@ -223,7 +218,6 @@ mod tests {
         assert!(hood.review(start, IDLE).is_empty(), "a visitor may stay for a while");
         let later = start + limits::VISIT;
         assert_eq!(hood.review(later, IDLE), [(9, Closing::Surplus)], "nobody has stayed for a minute yet");
-        assert!(hood.is_avoided(later, &9) && !hood.is_avoided(later + limits::AVOID, &9));
         assert_eq!(hood.kept(), 4);
     }
 
@@ -278,17 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn who_closes_on_us_is_avoided() {
+    fn who_refuses_our_company_is_avoided() {
         let start = Instant::now();
-        let mut hood = full(start);
+        let mut hood = Neighbourhood::new(4, 2);
+        (1..4).for_each(|peer| hood.connected(start, peer, false, true, false));
+        hood.connected(start, 9, true, false, false);
         let soon = start + Duration::from_secs(10);
         hood.disconnected(soon, &1, false);
         hood.disconnected(soon, &2, true);
-        assert!(hood.is_avoided(soon + Duration::from_secs(500), &1) && !hood.is_avoided(soon, &2));
-        let late = start + limits::MIN_STAY;
-        hood.disconnected(late, &3, false);
-        assert!(hood.is_avoided(late, &3) && !hood.is_avoided(late + limits::BOOTSTRAP_LAST, &3));
-        hood.disconnected(late, &0, true);
+        hood.disconnected(start + limits::MIN_STAY, &3, false);
+        assert!([2, 3].iter().all(|peer| !hood.is_avoided(soon, peer)));
+        let late = soon + Duration::from_secs(500);
+        assert!(hood.is_avoided(late, &1) && !hood.is_avoided(soon + limits::AVOID, &1));
+        hood.disconnected(late, &9, false);
+        assert!(!hood.is_avoided(late, &9), "a visitor of ours only went home");
         assert!(!hood.is_avoided(late, &1), "nobody is left, so the one that refused is asked again");
     }
 }

@@ -21,6 +21,7 @@ use libp2p::swarm::{DialError, Stream};
 use libp2p::{Multiaddr, PeerId, kad};
 use protocol::codec::MAX_MESSAGE;
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -39,6 +40,8 @@ struct Opening {
     deadline: Instant,
     done: oneshot::Sender<Result<BoxedStream, MeshError>>,
 }
+
+const SEARCH_FOR: NonZeroUsize = NonZeroUsize::new(limits::SEARCH_FOR).expect("it is above zero");
 
 /// Why a lookup was started.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,12 +181,11 @@ impl Actor {
         if kad.kbuckets().next().is_none() {
             return false;
         }
-        let key = match purpose {
-            Lookup::Find(peer) => peer,
-            Lookup::Search => PeerId::random(),
-            Lookup::Refresh => local,
+        let query = match purpose {
+            Lookup::Find(peer) => kad.get_closest_peers(peer),
+            Lookup::Refresh => kad.get_closest_peers(local),
+            Lookup::Search => kad.get_n_closest_peers(PeerId::random(), SEARCH_FOR),
         };
-        let query = kad.get_closest_peers(key);
         count(&self.metrics.lookups);
         self.reach.lookups.insert(query, purpose);
         true

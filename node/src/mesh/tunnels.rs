@@ -140,10 +140,10 @@ impl ConnectionHandler for Handler {
         event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol, (), OpeningId>,
     ) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
-                if self.done.len() < limits::MAX_TUNNELS_PER_PEER {
-                    self.done.push_back(Done::Inbound(stream));
-                }
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. })
+                if self.done.len() < limits::MAX_TUNNELS_PER_PEER =>
+            {
+                self.done.push_back(Done::Inbound(stream));
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info }) => {
                 self.done.push_back(Done::Opened(info, stream));

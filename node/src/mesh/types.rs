@@ -169,6 +169,7 @@ pub enum MeshEvent {
         from: PeerId,
         body: Vec<u8>,
     },
+    /// A peer has identified itself as one of this network. A request of it may have come before.
     PeerConnected(PeerId),
     PeerDisconnected(PeerId),
     /// The peer speaks our protocols and listens at these addresses (each ending in `/p2p/ID`): worth remembering.

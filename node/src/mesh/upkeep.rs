@@ -100,8 +100,10 @@ impl Actor {
                 *at = now + *delay;
                 *delay = (*delay * 2).min(limits::BOOTSTRAP_LAST);
             }
-            // Err: tried again later.
-            let _ = self.dial_known(peer);
+            if self.dial_known(peer).is_err() {
+                // No address, or none that works: the DHT may know one. If not, it is tried again later.
+                self.look_up(Lookup::Find(peer));
+            }
         }
     }
 

@@ -1,0 +1,140 @@
+//! Who is let in, who is not, and how a node joins.
+use super::support::*;
+use node::mesh::{MeshError, MeshEvent, Refused, spawn};
+use protocol::ErrorCode;
+
+#[tokio::test]
+async fn another_network_is_cut_off_with_a_reason() {
+    let mut one = Node::start(config(50)).await;
+    let mut config = config(51);
+    (config.network, config.bootstrap) = ("other".parse().unwrap(), vec![one.addr().await]);
+    let mut other = Node::start(config).await;
+    let refused = |event| match event {
+        MeshEvent::Refused { peer, why } => Some((peer, why)),
+        MeshEvent::PeerConnected(peer) => panic!("connected to {peer}"),
+        _ => None,
+    };
+    assert_eq!(one.until("a refusal", refused).await, (other.id, Refused::OtherNetwork));
+    let why = other
+        .until("a failed bootstrap", |event| match event {
+            MeshEvent::BootstrapFailed { why, .. } => Some(why),
+            MeshEvent::PeerConnected(peer) => panic!("connected to {peer}"),
+            _ => None,
+        })
+        .await;
+    assert!(why.contains("another network"), "{why}");
+    assert!(one.mesh.peers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_bootstrap_is_reported_once_and_joined_when_it_comes_up() {
+    // A port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let addr = format!("/ip4/127.0.0.1/tcp/{free}");
+    let mut early = config(52);
+    early.bootstrap = vec![addr.clone()];
+    let mut early = Node::start(early).await;
+    let (failed, why) = early
+        .until("a failed bootstrap", |event| match event {
+            MeshEvent::BootstrapFailed { addr, why } => Some((addr, why)),
+            _ => None,
+        })
+        .await;
+    assert_eq!(failed, addr);
+    assert!(why.to_lowercase().contains("refused"), "{why}");
+    let mut late = config(53);
+    late.listen = vec![addr];
+    let late = Node::start(late).await;
+    let joined = early.until("the late node", |event| match event {
+        MeshEvent::PeerConnected(peer) => Some(peer),
+        MeshEvent::BootstrapFailed { why, .. } => panic!("said twice: {why}"),
+        _ => None,
+    });
+    assert_eq!(joined.await, late.id);
+    assert!(early.mesh.metrics().dials >= 2);
+}
+
+#[tokio::test]
+async fn a_banned_peer_is_cut_off_and_stays_out_until_it_is_forgiven() {
+    let (mut keeper, mut pest) = pair(54, TCP).await;
+    keeper.mesh.ban(pest.id).await.unwrap();
+    pest.until("the cut", |e| matches!(e, MeshEvent::PeerDisconnected(_)).then_some(())).await;
+    let refused = keeper
+        .until("a refusal", |event| match event {
+            MeshEvent::Refused { peer, why } => Some((peer, why)),
+            MeshEvent::PeerConnected(_) => panic!("let in"),
+            _ => None,
+        })
+        .await;
+    assert_eq!(refused, (pest.id, Refused::Banned));
+    assert!(keeper.mesh.peers().await.unwrap().is_empty());
+    keeper.mesh.unban(pest.id).await.unwrap();
+    keeper.connected_to(pest.id).await;
+}
+
+#[tokio::test]
+async fn a_pinned_peer_is_dialled_again_when_it_is_lost() {
+    let (keeper, mut leased) = pair(56, TCP).await;
+    keeper.mesh.pin(leased.id).await.unwrap();
+    assert!(keeper.mesh.peers().await.unwrap()[0].pinned);
+    let addr = leased.addr().await;
+    leased.mesh.shutdown().await;
+    leased.until_end().await;
+    let mut again = config(57);
+    again.listen = vec![addr.split("/p2p/").next().unwrap().to_owned()];
+    let mut again = Node::start(again).await;
+    again.connected_to(keeper.id).await;
+}
+
+#[tokio::test]
+async fn addresses_and_ports_that_cannot_be_used_are_faults_with_hints() {
+    let first = Node::start(config(58)).await;
+    let taken = first.addr().await.split("/p2p/").next().unwrap().to_owned();
+    for (listen, bootstrap, code) in [
+        (taken.as_str(), None, ErrorCode::PortBlocked),
+        ("nonsense", None, ErrorCode::InvalidRequest),
+        ("/ip4/127.0.0.1/udp/0", None, ErrorCode::InvalidRequest),
+        (TCP, Some("example.org:4001"), ErrorCode::InvalidRequest),
+        ("/ip4/203.0.113.7/tcp/0", None, ErrorCode::PortBlocked),
+    ] {
+        let mut config = config(59);
+        config.listen = vec![listen.to_owned()];
+        config.bootstrap = bootstrap.map(str::to_owned).into_iter().collect();
+        let fault = spawn(config).await.err().unwrap_or_else(|| panic!("{listen} {bootstrap:?} was taken"));
+        assert_eq!(fault.code, code, "{fault}");
+        assert!(fault.hint.is_some(), "{fault}");
+    }
+    let refusal = first.mesh.dial("/ip4/127.0.0.1").await.unwrap_err();
+    assert!(matches!(refusal, MeshError::BadAddress { .. }), "{refusal}");
+}
+
+#[tokio::test]
+async fn listen_addresses_are_concrete_and_name_the_node() {
+    let mut config = config(60);
+    config.listen = vec![TCP.to_owned(), QUIC.to_owned()];
+    let node = Node::start(config).await;
+    let addrs = node.mesh.listen_addrs().await.unwrap();
+    assert_eq!(addrs.len(), 2);
+    for addr in &addrs {
+        assert!(addr.ends_with(&format!("/p2p/{}", node.id)) && !addr.contains("/0"), "{addr}");
+    }
+    let dialler = Node::start(super::support::config(61)).await;
+    assert_eq!(soon("a dial", dialler.mesh.dial(&addrs[1])).await, Ok(node.id));
+}
+
+#[tokio::test]
+async fn remembered_peers_are_joined_through_too() {
+    let mut first = Node::start(config(62)).await;
+    let mut config = config(63);
+    config.remembered = vec![first.addr().await];
+    let mut second = Node::start(config).await;
+    first.connected_to(second.id).await;
+    let (peer, addrs, agent) = second
+        .until("identified", |event| match event {
+            MeshEvent::PeerIdentified { peer, addrs, agent } => Some((peer, addrs, agent)),
+            _ => None,
+        })
+        .await;
+    assert_eq!((peer, addrs), (first.id, first.mesh.listen_addrs().await.unwrap()));
+    assert!(agent.starts_with("golemnode/"));
+}
