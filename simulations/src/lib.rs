@@ -1,1 +1,23 @@
-//! placeholder
+//! The very core that the node runs, under a virtual clock. One seed decides every delay, loss, crash and failure, so
+//! a run that breaks an invariant can be replayed bit for bit.
+//!
+//! ```text
+//!  scenario ─▶ world ── inputs ──▶ NodeCore (one a node)
+//!                ▲ ▲                  │ effects, one by one; a crash may come between any two
+//!                │ └── network ◀──────┤ Send, Reply, Publish: delayed, lost, doubled, reordered, cut
+//!                └──── host ◀─────────┤ StartVm, PowerVm, DestroyVm: slow, failing; VMs outlive the node
+//!                      store ◀────────┘ Persist: what is here is all that a restart finds
+//!  after every step: invariants
+//! ```
+#![allow(clippy::missing_panics_doc, reason = "a simulation ends in a panic that says how to replay it")]
+pub mod chaos;
+pub mod host;
+pub mod invariants;
+pub mod network;
+pub mod node;
+pub mod rng;
+pub mod scenario;
+pub mod world;
+
+pub use scenario::Scenario;
+pub use world::{NodeId, World};

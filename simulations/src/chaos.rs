@@ -1,0 +1,154 @@
+//! Weighted random actions: users, crashes, cuts, clocks and hypervisors, all at once.
+use crate::host::Temper;
+use crate::network::Weather;
+use crate::scenario::Scenario;
+use crate::world::NodeId;
+use protocol::message::PowerAction;
+use protocol::names::CreateId;
+use protocol::units::Millis;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Create,
+    CreateAgain,
+    Destroy,
+    Power,
+    Crash,
+    CrashSoon,
+    Restart,
+    Cut,
+    Heal,
+    Clock,
+    Weather,
+    Temper,
+    GuestOff,
+    VmVanishes,
+}
+
+/// Users act most; each disturbance is there often enough to meet every stage of a rental.
+const WEIGHTS: [(u32, Action); 14] = [
+    (30, Action::Create),
+    (5, Action::CreateAgain),
+    (15, Action::Destroy),
+    (8, Action::Power),
+    (4, Action::Crash),
+    (12, Action::CrashSoon),
+    (20, Action::Restart),
+    (5, Action::Cut),
+    (10, Action::Heal),
+    (4, Action::Clock),
+    (3, Action::Weather),
+    (3, Action::Temper),
+    (2, Action::GuestOff),
+    (2, Action::VmVanishes),
+];
+
+/// A few nodes, some of them both provider and requestor, and so many actions; then everything must end well.
+pub fn run(seed: u64, actions: u32) -> Scenario {
+    let mut scenario = Scenario::new(seed, Weather::foul());
+    let dice = &mut scenario.world.dice;
+    let (providers, requestors) = (dice.within(1..4), dice.within(1..3));
+    for _ in 0..providers {
+        let vms = scenario.world.dice.within(1..4) as u32;
+        let node = scenario.provider(vms, "0.01");
+        scenario.world.nodes[node].host.temper = Temper::bad();
+    }
+    for _ in 0..requestors {
+        scenario.requestor();
+    }
+    for node in 0..scenario.world.nodes.len() {
+        let off = scenario.world.dice.within(0..40_000) as i64 - 20_000;
+        scenario.world.set_clock(node, off);
+    }
+    let mut names = 0;
+    for _ in 0..actions {
+        let pause = scenario.world.dice.within(0..12_000);
+        scenario.run_for(pause);
+        if let Some(action) = scenario.world.dice.weighted(&WEIGHTS) {
+            act(&mut scenario, action, &mut names);
+        }
+    }
+    scenario.wind_up();
+    scenario
+}
+
+fn act(scenario: &mut Scenario, action: Action, names: &mut u32) {
+    let node = scenario.world.dice.index(scenario.world.nodes.len());
+    let up = scenario.world.nodes[node].core.is_some();
+    match action {
+        Action::Create if up => {
+            *names += 1;
+            let mut request = scenario.request(&format!("vm-{names}"));
+            request.timeout = Millis(scenario.world.dice.within(5_000..300_000));
+            let durations = [60_000, 600_000, 7_200_000];
+            request.spec.duration = Millis(durations[scenario.world.dice.index(durations.len())]);
+            scenario.create_with(node, request);
+        }
+        Action::CreateAgain if up => {
+            if let Some(id) = any_rental(scenario, node) {
+                create_again(scenario, node, id);
+            }
+        }
+        Action::Destroy if up => {
+            if let Some(id) = any_rental(scenario, node) {
+                scenario.destroy(node, id);
+            }
+        }
+        Action::Power if up => {
+            let actions = [PowerAction::Start, PowerAction::Stop { force: true }, PowerAction::Restart];
+            let action = actions[scenario.world.dice.index(actions.len())];
+            if let Some(id) = any_rental(scenario, node) {
+                scenario.power(node, id, action);
+            }
+        }
+        Action::Crash if up => scenario.world.crash(node),
+        Action::CrashSoon if up => {
+            let effects = scenario.world.dice.within(0..25) as u32;
+            scenario.world.nodes[node].crash_after = Some(effects);
+        }
+        Action::Restart => {
+            for node in 0..scenario.world.nodes.len() {
+                let delay = scenario.world.dice.within(0..30_000);
+                scenario.world.restart_after(node, delay);
+            }
+        }
+        Action::Cut => scenario.world.cut(node),
+        Action::Heal => scenario.world.heal(node),
+        Action::Clock => {
+            let off = scenario.world.dice.within(0..50_000) as i64 - 25_000;
+            scenario.world.set_clock(node, off);
+        }
+        Action::Weather => {
+            let fair = scenario.world.dice.percent(50);
+            scenario.world.network.weather = if fair { Weather::fair() } else { Weather::foul() };
+        }
+        Action::Temper => {
+            let good = scenario.world.dice.percent(50);
+            scenario.world.nodes[node].host.temper = if good { Temper::good() } else { Temper::bad() };
+        }
+        Action::GuestOff => {
+            if let Some(vm) = scenario.world.nodes[node].host.vms.values_mut().next() {
+                vm.on = false;
+            }
+        }
+        Action::VmVanishes => {
+            scenario.world.nodes[node].host.vms.pop_first();
+        }
+        _ => {}
+    }
+    scenario.check();
+}
+
+fn any_rental(scenario: &mut Scenario, node: NodeId) -> Option<CreateId> {
+    let ids: Vec<CreateId> = scenario.world.nodes[node].rentals().map(|rental| rental.create_id).collect();
+    if ids.is_empty() { None } else { Some(ids[scenario.world.dice.index(ids.len())]) }
+}
+
+/// The user runs the same command once more.
+fn create_again(scenario: &mut Scenario, node: NodeId, id: CreateId) {
+    let Some(rental) = scenario.rental(node, id) else { return };
+    let (name, spec) = (rental.name.clone(), rental.spec.clone());
+    let mut request = scenario.request(name.as_str());
+    request.spec = spec;
+    scenario.create_with(node, request);
+}

@@ -1,0 +1,478 @@
+//! The event loop: takes what happens next, gives it to a core, performs its effects one by one.
+use crate::host::{Host, Outcome, Step, Temper};
+use crate::network::{CRASH_NOTICED, CUT_NOTICED, Network, RPC_TIMEOUT, Weather};
+use crate::node::SimNode;
+use crate::rng::Dice;
+use protocol::core::provider::{Offer, Offering};
+use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict, VmReport};
+use protocol::message::{LeaseStage, VmPhase};
+use protocol::names::{LeaseId, Network as NetworkName};
+use protocol::units::Timestamp;
+use protocol::{Fault, Keypair};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+pub type NodeId = usize;
+
+/// The instant at which every run begins, by a clock that is right: some day in 2023.
+pub const BEGINNING: u64 = 1_700_000_000_000;
+/// How long after its start a node has asked its host what there is to let.
+const SURVEY: u64 = 200;
+/// How often the hypervisor's list is held against the ledger.
+const RECONCILE: u64 = 5_000;
+/// A core that wakes itself without end is a bug, not a load.
+const MOST_STEPS: u64 = 2_000_000;
+
+enum Happening {
+    Tick { node: NodeId, epoch: u64 },
+    Request { from: NodeId, epoch: u64, rpc: u64, to: NodeId, body: Vec<u8> },
+    Response { node: NodeId, epoch: u64, rpc: u64, result: Result<Vec<u8>, RpcFailure> },
+    Gossip { from: NodeId, to: NodeId, body: Vec<u8> },
+    Link { a: NodeId, b: NodeId },
+    Unlink { a: NodeId, b: NodeId },
+    Host { node: NodeId, epoch: u64, lease: LeaseId, serial: u64, step: Step },
+    Report { node: NodeId, epoch: u64, lease: LeaseId, report: VmReport },
+    Survey { node: NodeId, epoch: u64 },
+    Reconcile { node: NodeId, epoch: u64 },
+    Restart { node: NodeId },
+}
+
+pub struct World {
+    /// Milliseconds since the beginning.
+    pub now: u64,
+    pub nodes: Vec<SimNode>,
+    pub network: Network,
+    pub dice: Dice,
+    pub network_name: NetworkName,
+    /// Every line of what happened, when a run is being replayed for somebody to read.
+    pub story: Option<Vec<String>>,
+    queue: BTreeMap<(u64, u64), Happening>,
+    next_event: u64,
+    steps: u64,
+    digest: DefaultHasher,
+}
+
+impl World {
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        World {
+            now: 0,
+            nodes: Vec::new(),
+            network: Network::new(weather),
+            dice: Dice::new(seed),
+            network_name: "simulated".parse().expect("a network's name"),
+            story: None,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            steps: 0,
+            digest: DefaultHasher::new(),
+        }
+    }
+
+    pub fn add_node(&mut self, offer: Option<Offer>, temper: Temper, clock: i64) -> NodeId {
+        let key = Keypair::from_secret(&self.dice.bytes());
+        let id = self.nodes.len();
+        self.nodes.push(SimNode::new(key, Host::new(temper), offer, clock));
+        self.start(id);
+        id
+    }
+
+    /// What a node's own clock shows.
+    pub fn clock(&self, node: NodeId) -> Timestamp {
+        Timestamp((BEGINNING + self.now).saturating_add_signed(self.nodes[node].clock))
+    }
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+    /// Two runs with one digest did the same, effect by effect.
+    pub fn digest(&self) -> u64 {
+        self.digest.finish()
+    }
+
+    pub fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>9} ms  {}", self.now, line()));
+        }
+    }
+
+    fn at(&mut self, delay: u64, happening: Happening) {
+        self.next_event += 1;
+        self.queue.insert((self.now + delay, self.next_event), happening);
+    }
+
+    /// Takes the next event if it comes before `until`; false when none does, and it is `until` then.
+    pub fn step(&mut self, until: u64) -> bool {
+        let next = self.queue.first_key_value().map(|((at, _), _)| *at).filter(|at| *at <= until);
+        let Some(((at, _), happening)) = next.and_then(|_| self.queue.pop_first()) else {
+            self.now = self.now.max(until);
+            return false;
+        };
+        self.now = self.now.max(at);
+        self.steps += 1;
+        assert!(self.steps < MOST_STEPS, "invariant ends: more than {MOST_STEPS} events: something never rests");
+        self.happen(happening);
+        true
+    }
+
+    fn is_running(&self, node: NodeId, epoch: u64) -> bool {
+        self.nodes[node].core.is_some() && self.nodes[node].epoch == epoch
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Tick { node, epoch } => {
+                if self.is_running(node, epoch) && self.nodes[node].tick_at == Some(self.now) {
+                    self.nodes[node].tick_at = None;
+                    self.input(node, Input::Tick);
+                }
+            }
+            Happening::Request { from, epoch, rpc, to, body } => self.request_arrives(from, epoch, rpc, to, body),
+            Happening::Response { node, epoch, rpc, result } => {
+                if self.is_running(node, epoch) {
+                    self.input(node, Input::Response { rpc, result });
+                }
+            }
+            Happening::Gossip { from, to, body } => self.gossip_arrives(from, to, body),
+            Happening::Link { a, b } => {
+                let both = self.nodes[a].core.is_some() && self.nodes[b].core.is_some();
+                if both && self.network.can_talk(a, b) && self.network.link(a, b) {
+                    self.input(a, Input::PeerConnected(self.nodes[b].peer));
+                    self.input(b, Input::PeerConnected(self.nodes[a].peer));
+                }
+            }
+            Happening::Unlink { a, b } => {
+                let both = self.nodes[a].core.is_some() && self.nodes[b].core.is_some();
+                // The cut healed, or the process came back, before anybody noticed.
+                let mended = both && self.network.can_talk(a, b);
+                if self.network.unlink(a, b) {
+                    self.input(a, Input::PeerDisconnected(self.nodes[b].peer));
+                    self.input(b, Input::PeerDisconnected(self.nodes[a].peer));
+                    if mended {
+                        self.at(100, Happening::Link { a, b });
+                    }
+                }
+            }
+            Happening::Host { node, epoch, lease, serial, step } => {
+                if self.is_running(node, epoch) {
+                    let outcome = self.nodes[node].host.step(&mut self.dice, lease, serial, step);
+                    self.host_outcome(node, outcome);
+                }
+            }
+            Happening::Report { node, epoch, lease, report } => {
+                if self.is_running(node, epoch) {
+                    self.input(node, Input::Vm { lease_id: lease, report });
+                }
+            }
+            Happening::Survey { node, epoch } => {
+                if let Some(offer) = self.nodes[node].offer.clone().filter(|_| self.is_running(node, epoch)) {
+                    self.input(node, Input::Offer(Offering::Vms(Box::new(offer))));
+                }
+            }
+            Happening::Reconcile { node, epoch } => {
+                if self.is_running(node, epoch) {
+                    self.reconcile(node);
+                    self.at(RECONCILE, Happening::Reconcile { node, epoch });
+                }
+            }
+            Happening::Restart { node } => self.start(node),
+        }
+    }
+
+    /// Gives a core an input and performs what it decides, in its order; a crash may come between any two effects.
+    pub fn input(&mut self, node: NodeId, input: Input) {
+        let now = self.clock(node);
+        self.tell_input(node, &input);
+        let Some(core) = self.nodes[node].core.as_mut() else { return };
+        core.handle(now, input);
+        let effects: Vec<Effect> = core.drain_effects().collect();
+        if let Some(deadline) = core.next_deadline() {
+            assert!(deadline > now, "invariant rests: node {node} wants to be woken at once, again and again");
+        }
+        self.perform_all(node, effects);
+    }
+
+    fn perform_all(&mut self, node: NodeId, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Some(left) = self.nodes[node].crash_after {
+                self.nodes[node].crash_after = left.checked_sub(1);
+                if left == 0 {
+                    self.crash(node);
+                    return;
+                }
+            }
+            self.perform(node, effect);
+        }
+        self.schedule_tick(node);
+    }
+
+    fn schedule_tick(&mut self, node: NodeId) {
+        let now = self.clock(node);
+        let sim = &mut self.nodes[node];
+        let Some(deadline) = sim.core.as_ref().and_then(NodeCore::next_deadline) else {
+            sim.tick_at = None;
+            return;
+        };
+        let at = self.now + (deadline - now).0;
+        if sim.tick_at != Some(at) {
+            sim.tick_at = Some(at);
+            let epoch = sim.epoch;
+            self.at(at - self.now, Happening::Tick { node, epoch });
+        }
+    }
+
+    fn perform(&mut self, node: NodeId, effect: Effect) {
+        self.hash_effect(node, &effect);
+        match effect {
+            Effect::Persist(ops) => self.nodes[node].disk.commit(&ops),
+            Effect::Publish(body) => {
+                self.nodes[node].heard.insert(mark_of(&body));
+                self.flood(node, None, &body);
+            }
+            Effect::Judge { id, verdict } => {
+                if let Some((from, body)) = self.nodes[node].judging.remove(&id)
+                    && verdict == Verdict::Accept
+                {
+                    self.flood(node, Some(from), &body);
+                }
+            }
+            Effect::Send { rpc, to, body } => self.send(node, rpc, to, body),
+            Effect::Reply { token, body } => {
+                if let Some((asker, epoch, rpc)) = self.nodes[node].tokens.remove(&token) {
+                    for delay in self.network.arrivals(&mut self.dice, node, asker) {
+                        self.at(delay, Happening::Response { node: asker, epoch, rpc, result: Ok(body.clone()) });
+                    }
+                }
+            }
+            Effect::StartVm(order) => {
+                let outcome = self.nodes[node].host.start(&mut self.dice, &order);
+                self.host_outcome(node, outcome);
+            }
+            Effect::PowerVm { lease_id, action } => {
+                let outcome = self.nodes[node].host.power(&mut self.dice, lease_id, action);
+                self.host_outcome(node, outcome);
+            }
+            Effect::DestroyVm(lease_id) => self.destroy_vm(node, lease_id),
+            Effect::Answer { ticket, result } => {
+                self.nodes[node].answers.insert(ticket, result);
+            }
+            Effect::Notice { create_id, message } => {
+                self.tell(|| format!("node {node} notice: {message}"));
+                self.nodes[node].notices.push((create_id, message));
+            }
+            Effect::Event(event) => {
+                self.tell(|| format!("node {node} event: {}", event.message));
+                self.nodes[node].events.push(event);
+            }
+            Effect::Rental(_) => {}
+        }
+    }
+
+    fn send(&mut self, node: NodeId, rpc: u64, to: protocol::PeerId, body: Vec<u8>) {
+        let epoch = self.nodes[node].epoch;
+        let target = self.nodes.iter().position(|other| other.peer == to);
+        let up = target.is_some_and(|to| self.nodes[to].core.is_some() && self.network.can_talk(node, to));
+        let Some(to) = target.filter(|_| up) else {
+            // A process that is not there refuses at once, a cut swallows.
+            let cut = self.network.is_cut(node) || target.is_some_and(|to| self.network.is_cut(to));
+            let (delay, failure) = match cut {
+                true => (RPC_TIMEOUT, RpcFailure::Timeout),
+                false => (20, RpcFailure::Unreachable("connection refused".into())),
+            };
+            return self.at(delay, Happening::Response { node, epoch, rpc, result: Err(failure) });
+        };
+        for delay in self.network.arrivals(&mut self.dice, node, to) {
+            self.at(delay, Happening::Request { from: node, epoch, rpc, to, body: body.clone() });
+        }
+        self.at(RPC_TIMEOUT, Happening::Response { node, epoch, rpc, result: Err(RpcFailure::Timeout) });
+    }
+
+    fn request_arrives(&mut self, from: NodeId, epoch: u64, rpc: u64, to: NodeId, body: Vec<u8>) {
+        if self.nodes[to].core.is_none() || !self.network.can_talk(from, to) {
+            return;
+        }
+        let peer = self.nodes[from].peer;
+        let sim = &mut self.nodes[to];
+        sim.next_token += 1;
+        let token = sim.next_token;
+        sim.tokens.insert(token, (from, epoch, rpc));
+        self.input(to, Input::Request { token, from: peer, body });
+    }
+
+    fn gossip_arrives(&mut self, from: NodeId, to: NodeId, body: Vec<u8>) {
+        let id = mark_of(&body);
+        if self.nodes[to].core.is_none() || !self.nodes[to].heard.insert(id) {
+            return;
+        }
+        let peer = self.nodes[from].peer;
+        self.nodes[to].judging.insert(id, (from, body.clone()));
+        self.input(to, Input::Gossip { id, from: peer, body });
+    }
+
+    fn flood(&mut self, node: NodeId, except: Option<NodeId>, body: &[u8]) {
+        for to in self.network.neighbours(node).into_iter().filter(|to| Some(*to) != except) {
+            for delay in self.network.arrivals(&mut self.dice, node, to) {
+                self.at(delay, Happening::Gossip { from: node, to, body: body.to_vec() });
+            }
+        }
+    }
+
+    fn host_outcome(&mut self, node: NodeId, outcome: Outcome) {
+        let epoch = self.nodes[node].epoch;
+        for (delay, lease, serial, step) in outcome.later {
+            self.at(delay, Happening::Host { node, epoch, lease, serial, step });
+        }
+        for (lease, report) in outcome.reports {
+            self.at(0, Happening::Report { node, epoch, lease, report });
+        }
+    }
+
+    pub fn destroy_vm(&mut self, node: NodeId, lease_id: LeaseId) {
+        let outcome = self.nodes[node].host.destroy(&mut self.dice, lease_id);
+        self.host_outcome(node, outcome);
+    }
+
+    /// As the node does it: what no lease names is removed, what switched or vanished by itself is reported.
+    fn reconcile(&mut self, node: NodeId) {
+        let Some(core) = self.nodes[node].core.as_ref() else { return };
+        let host = &self.nodes[node].host;
+        let ledger = core.provider().ledger();
+        let unnamed = host.vms.keys().filter(|id| ledger.lease(**id).is_none_or(|row| row.stage == LeaseStage::Ended));
+        let stray: Vec<LeaseId> = unnamed.filter(|id| !host.is_busy(**id)).copied().collect();
+        let settled = ledger.leases().filter(|row| {
+            let lasting = matches!(row.vm, VmPhase::Running | VmPhase::Stopped);
+            lasting && row.stage != LeaseStage::Ended && !host.is_busy(row.lease_id)
+        });
+        let differs = settled.filter_map(|row| {
+            let phase = match host.vms.get(&row.lease_id) {
+                None => VmPhase::Gone,
+                Some(vm) if vm.on => VmPhase::Running,
+                Some(_) => VmPhase::Stopped,
+            };
+            (phase != row.vm).then_some((row.lease_id, phase))
+        });
+        let differs: Vec<(LeaseId, VmPhase)> = differs.collect();
+        for id in stray {
+            self.destroy_vm(node, id);
+        }
+        for (lease_id, phase) in differs {
+            self.input(node, Input::Vm { lease_id, report: VmReport::Phase(phase) });
+        }
+    }
+
+    /// `kill -9`: what was not persisted is lost, links break, VMs run on.
+    pub fn crash(&mut self, node: NodeId) {
+        self.tell(|| format!("node {node} is killed"));
+        let sim = &mut self.nodes[node];
+        (sim.core, sim.crash_after, sim.tick_at) = (None, None, None);
+        sim.epoch += 1;
+        sim.tokens.clear();
+        sim.judging.clear();
+        sim.heard.clear();
+        sim.host.forget_jobs();
+        // Who waited for an answer sees the socket close.
+        for ticket in 0..sim.next_ticket {
+            sim.answers.entry(ticket).or_insert_with(|| Err(Fault::internal("killed")));
+        }
+        for other in self.network.neighbours(node) {
+            self.at(CRASH_NOTICED, Happening::Unlink { a: node, b: other });
+        }
+    }
+
+    pub fn restart_after(&mut self, node: NodeId, delay: u64) {
+        self.at(delay, Happening::Restart { node });
+    }
+
+    fn start(&mut self, node: NodeId) {
+        if self.nodes[node].core.is_some() {
+            return;
+        }
+        self.tell(|| format!("node {node} starts"));
+        let (now, seed) = (self.clock(node), self.dice.bytes());
+        let name = self.network_name.clone();
+        let sim = &mut self.nodes[node];
+        sim.epoch += 1;
+        let epoch = sim.epoch;
+        let core = NodeCore::new(now, sim.key.clone(), name, seed, sim.disk.read());
+        let mut core = core.expect("what was stored is read again");
+        let effects: Vec<Effect> = core.drain_effects().collect();
+        sim.core = Some(core);
+        self.perform_all(node, effects);
+        self.at(SURVEY, Happening::Survey { node, epoch });
+        self.at(SURVEY + 1, Happening::Reconcile { node, epoch });
+        self.link_up(node);
+    }
+
+    fn link_up(&mut self, node: NodeId) {
+        for other in 0..self.nodes.len() {
+            if other != node {
+                let delay = self.dice.within(20..100);
+                self.at(delay, Happening::Link { a: node, b: other });
+            }
+        }
+    }
+
+    pub fn cut(&mut self, node: NodeId) {
+        self.tell(|| format!("node {node} is cut off"));
+        self.network.cut(node);
+        for other in self.network.neighbours(node) {
+            self.at(CUT_NOTICED, Happening::Unlink { a: node, b: other });
+        }
+    }
+    pub fn heal(&mut self, node: NodeId) {
+        self.tell(|| format!("node {node} is heard again"));
+        self.network.heal(node);
+        self.link_up(node);
+    }
+
+    /// Sets a node's clock; it looks at it at once.
+    pub fn set_clock(&mut self, node: NodeId, clock: i64) {
+        self.tell(|| format!("node {node}'s clock is {clock} ms off now"));
+        self.nodes[node].clock = clock;
+        self.input(node, Input::Tick);
+    }
+
+    /// Looks at the host anew, after the offer was changed.
+    pub fn survey(&mut self, node: NodeId) {
+        let epoch = self.nodes[node].epoch;
+        self.at(1, Happening::Survey { node, epoch });
+    }
+
+    fn hash_effect(&mut self, node: NodeId, effect: &Effect) {
+        (self.now, node).hash(&mut self.digest);
+        match effect {
+            Effect::Send { rpc, body, .. } => (1, rpc, body).hash(&mut self.digest),
+            Effect::Reply { token, body } => (2, token, body).hash(&mut self.digest),
+            Effect::Publish(body) => (3, body).hash(&mut self.digest),
+            Effect::Persist(ops) => ops.iter().for_each(|op| (4, &op.key, &op.value).hash(&mut self.digest)),
+            other => std::mem::discriminant(other).hash(&mut self.digest),
+        }
+    }
+
+    fn tell_input(&mut self, node: NodeId, input: &Input) {
+        if self.story.is_none() {
+            return;
+        }
+        use protocol::message::{Frame, Request, Response};
+        let line = match input {
+            Input::Tick | Input::Gossip { .. } => return,
+            Input::Request { from, body, .. } => {
+                let from = self.nodes.iter().position(|other| other.peer == *from);
+                format!("{from:?} asks {:?}", Frame::<Request>::decode(body).map(|frame| frame.body))
+            }
+            Input::Response { rpc, result: Ok(body) } => {
+                format!("answer {rpc}: {:?}", Frame::<Response>::decode(body).map(|frame| frame.body))
+            }
+            Input::Response { rpc, result: Err(failure) } => format!("answer {rpc}: {failure:?}"),
+            Input::Offer(_) => "has surveyed its host".to_owned(),
+            other => format!("{other:?}"),
+        };
+        let line: String = line.chars().take(300).collect();
+        self.tell(|| format!("node {node}: {line}"));
+    }
+}
+
+/// What gossip knows a message by.
+fn mark_of(body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    hasher.finish()
+}
