@@ -1,4 +1,4 @@
-//! Joining: bootstrap addresses are dialled at the start, and again for as long as there is nobody, each with its own
+//! Joining: bootstrap addresses are dialled at the start, and again for as long as company is wanted, each with its own
 //! growing delay. Pure.
 use super::limits;
 use libp2p::{Multiaddr, PeerId};
@@ -34,9 +34,9 @@ impl Join {
         Join { targets: addrs.into_iter().take(limits::MAX_BOOTSTRAP).map(target).collect() }
     }
 
-    /// Those to dial now; each is then under way until `ended`.
-    pub fn due(&mut self, now: Instant) -> Vec<usize> {
-        let due = |target: &Target| !target.dialling && target.next <= now;
+    /// Those of the wanted ones to dial now; each is then under way until it has connected or failed.
+    pub fn due(&mut self, now: Instant, wanted: impl Fn(Option<&PeerId>) -> bool) -> Vec<usize> {
+        let due = |target: &Target| !target.dialling && target.next <= now && wanted(target.peer.as_ref());
         let indices: Vec<usize> = (0..self.targets.len()).filter(|i| due(&self.targets[*i])).collect();
         indices.iter().for_each(|i| self.targets[*i].dialling = true);
         indices
@@ -90,8 +90,8 @@ mod tests {
         let mut join = Join::new(start, [("/ip4/127.0.0.1/tcp/1".parse().unwrap(), None, false)]);
         let (mut now, mut waits) = (start, Vec::new());
         for round in 0..8 {
-            assert_eq!(join.due(now), [0]);
-            assert!(join.due(now).is_empty(), "one dial at a time");
+            assert_eq!(join.due(now, |_| true), [0]);
+            assert!(join.due(now, |_| true).is_empty(), "one dial at a time");
             assert_eq!(join.failed(now, 0, "refused", 0.5), round == 0);
             let before = now;
             while join.targets[0].next > now {

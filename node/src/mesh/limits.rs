@@ -97,7 +97,7 @@ pub const QUIC_IDLE: Duration = Duration::from_secs(60);
 /// A connection that no stream uses; the neighbourhood decides who is kept, so this only catches leftovers.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(120);
 
-/// Redialling bootstrap addresses while there is nobody: 1 s doubling to 30 s, with jitter.
+/// Redialling bootstrap addresses while company is wanted: 1 s doubling to 30 s, with jitter.
 pub const BOOTSTRAP_FIRST: Duration = Duration::from_secs(1);
 pub const BOOTSTRAP_LAST: Duration = Duration::from_secs(30);
 /// Bootstrap and remembered addresses that are taken from the caller.

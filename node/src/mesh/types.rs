@@ -12,7 +12,7 @@ pub struct MeshConfig {
     pub network: Network,
     /// Multiaddrs to listen on, such as `/ip4/0.0.0.0/tcp/0` and `/ip4/0.0.0.0/udp/0/quic-v1`. May be empty.
     pub listen: Vec<String>,
-    /// Multiaddrs to join through, with or without `/p2p/…`: redialled for as long as there are no neighbours.
+    /// Multiaddrs to join through, with or without `/p2p/…`: redialled for as long as company is wanted.
     pub bootstrap: Vec<String>,
     /// Peers of an earlier run: dialled like bootstrap addresses, but given up quietly and never kept at a premium.
     pub remembered: Vec<String>,
@@ -188,7 +188,7 @@ pub enum MeshEvent {
     Listening(String),
     /// An address that we listened on is gone.
     ListenClosed(String),
-    /// Once for each address and reason; it is retried for as long as there are no neighbours.
+    /// Once for each address and reason; it is tried again all the same.
     BootstrapFailed {
         addr: String,
         why: String,

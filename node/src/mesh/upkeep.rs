@@ -70,11 +70,17 @@ impl Actor {
         self.metrics.gossip_unjudged.fetch_add((before - self.unjudged.len()) as u64, Ordering::Relaxed);
     }
 
+    /// Also with some company, while more is wanted: whoever joined through another address may have met another part
+    /// of the network, and lookups alone never bring the two together.
     pub(super) fn join_again(&mut self, now: Instant) {
-        if self.hood.kept() > 0 {
+        if self.hood.missing() == 0 {
             return;
         }
-        for index in self.join.due(now) {
+        let (alone, peers, hood) = (self.hood.kept() == 0, &self.peers, &self.hood);
+        let wanted = |peer: Option<&PeerId>| {
+            alone || peer.is_none_or(|peer| !peers.contains_key(peer) && !hood.is_avoided(now, peer))
+        };
+        for index in self.join.due(now, wanted) {
             let target = self.join.target(index);
             let (addr, peer) = (target.addr.clone(), target.peer);
             if let Err((_, why)) = self.dial_addr(addr, peer, DialFor::Join(index)) {

@@ -138,3 +138,25 @@ async fn remembered_peers_are_joined_through_too() {
     assert_eq!((peer, addrs), (first.id, first.mesh.listen_addrs().await.unwrap()));
     assert!(agent.starts_with("golemnode/"));
 }
+
+#[tokio::test]
+async fn two_parts_of_a_network_meet_when_their_bootstrap_comes_up() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let addr = format!("/ip4/127.0.0.1/tcp/{free}");
+    let part = |seed: u8| {
+        let mut config = config(seed);
+        config.bootstrap = vec![addr.clone()];
+        config
+    };
+    let mut one = Node::start(part(64)).await;
+    let mut friend = part(65);
+    friend.bootstrap.push(one.addr().await);
+    let friend = Node::start(friend).await;
+    one.connected_to(friend.id).await;
+    let mut other = Node::start(part(66)).await;
+    let mut hub = config(67);
+    hub.listen = vec![addr.clone()];
+    let hub = Node::start(hub).await;
+    one.connected_to(hub.id).await;
+    other.connected_to(one.id).await;
+}
