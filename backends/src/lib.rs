@@ -18,8 +18,10 @@ use protocol::units::{DiskGib, MemoryMib, Resources};
 use serde::Serialize;
 use std::net::SocketAddr;
 
+pub mod images;
 pub mod memory;
 mod ready;
+pub mod seed;
 pub mod ssh_probe;
 
 pub use ready::wait_ready;

@@ -23,13 +23,27 @@ pub enum Command {
     Vms(Answer<Vec<VmView>>),
     Vm(String, Answer<VmView>),
     Act(String, VmActionBody, Answer<VmView>),
-    Wait { vm: String, status: VmStatus, answer: Answer<VmView> },
+    Wait {
+        vm: String,
+        status: VmStatus,
+        answer: Answer<VmView>,
+    },
     Leases(Answer<Vec<LeaseView>>),
     Lease(String, Answer<protocol::lease::LeaseDocument>),
-    Tunnel { vm: String, port: u16, answer: Answer<BoxedStream> },
+    Tunnel {
+        vm: String,
+        port: u16,
+        answer: Answer<BoxedStream>,
+    },
     Dial(Vec<String>, Answer<()>),
-    Events { after: u64, limit: usize, answer: Answer<Vec<EventView>> },
+    Events {
+        after: u64,
+        limit: usize,
+        answer: Answer<Vec<EventView>>,
+    },
     RescanImages(Answer<()>),
+    /// Whether a create is under way or a release still has to get through.
+    Unfinished(Answer<bool>),
     /// Withdraws the advert, journals what is under way, and stops.
     Stop(Answer<()>),
 }
@@ -85,8 +99,11 @@ impl NodeHandle {
     pub async fn wait(&self, vm: &str, status: VmStatus, timeout: Duration) -> Result<VmView, Fault> {
         let waiting = self.ask(|answer| Command::Wait { vm: vm.to_owned(), status, answer });
         let late = |_| {
-            Fault::new(ErrorCode::Timeout, format!("'{vm}' did not become {status:?} within {timeout:?}").to_lowercase())
-                .hint(format!("'golemnode vm info {vm}' shows what it does"))
+            Fault::new(
+                ErrorCode::Timeout,
+                format!("'{vm}' did not become {status:?} within {timeout:?}").to_lowercase(),
+            )
+            .hint(format!("'golemnode vm info {vm}' shows what it does"))
         };
         tokio::time::timeout(timeout, waiting).await.map_err(late)?
     }
@@ -110,6 +127,9 @@ impl NodeHandle {
     }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.ask(Command::RescanImages).await
+    }
+    pub async fn has_unfinished(&self) -> Result<bool, Fault> {
+        self.ask(Command::Unfinished).await
     }
     pub async fn stop(&self) -> Result<(), Fault> {
         self.ask(Command::Stop).await

@@ -1,1 +1,14 @@
-//! placeholder
+//! The running node: libp2p at one edge, backends at another, sled at the third, HTTP at the fourth.
+mod actor;
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod handle;
+pub mod mesh;
+mod provider;
+mod run;
+pub mod ssh;
+pub mod store;
+mod tunnel;
+
+pub use run::run;

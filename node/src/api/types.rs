@@ -1,6 +1,9 @@
 //! What the local API says and takes: one set of types for the server, the CLI and the docs.
 use protocol::money::Amount;
-use protocol::names::{Arch, BackendKind, Country, Currency, Digest, Egress, ImageName, Isolation, IsolationWanted, LeaseId, NodeName, VmName};
+use protocol::names::{
+    Arch, BackendKind, Country, Currency, Digest, Egress, ImageName, Isolation, IsolationWanted, LeaseId, NodeName,
+    VmName,
+};
 use protocol::units::{DiskGib, MemoryMib, Resources};
 use protocol::{Fault, PeerId};
 use serde::{Deserialize, Serialize};
@@ -154,11 +157,21 @@ pub struct TenantKey {
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum CreateEvent {
     /// `discover`, `quote`, `lease`, `provision` or `boot` has begun.
-    Stage { stage: CreateStage, message: String, elapsed_ms: u64 },
+    Stage {
+        stage: CreateStage,
+        message: String,
+        elapsed_ms: u64,
+    },
     /// Something the user should know: a provider that refused, a guest without egress.
-    Notice { message: String },
-    Done { vm: Box<VmView> },
-    Failed { error: Fault },
+    Notice {
+        message: String,
+    },
+    Done {
+        vm: Box<VmView>,
+    },
+    Failed {
+        error: Fault,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,0 +1,454 @@
+//! What the local API asks, and following a create to its end.
+use super::{Actor, Internal, Waiting};
+use crate::api::types::*;
+use crate::config;
+use crate::handle::{Answer, Command, names_vm};
+use crate::tunnel;
+use protocol::core::Input;
+use protocol::core::requestor::{CreateRequest, Phase, Rental};
+use protocol::message::{PowerAction, VmPhase};
+use protocol::names::{CreateId, Egress, Isolation};
+use protocol::seed::Seed;
+use protocol::spec::{Query, VmSpec};
+use protocol::units::Millis;
+use protocol::{ErrorCode, Fault};
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Watchers of creates and waits for a state, each a client's open connection.
+const MAX_WATCHERS: usize = 1024;
+
+/// What to do when the core answers.
+pub(super) enum Ticket {
+    Create(Creating),
+    /// Then wait until the VM is there.
+    Act(VmStatus, Answer<VmView>),
+    /// Nobody waits.
+    Quiet,
+}
+
+/// A client that follows a create.
+pub(super) struct Creating {
+    events: mpsc::Sender<CreateEvent>,
+    wait: bool,
+    began: Instant,
+    stage: Option<CreateStage>,
+    warned: bool,
+}
+
+/// What a client waits for.
+pub(super) struct Until {
+    id: CreateId,
+    status: VmStatus,
+    /// The wait follows an action: if that fails, so does the wait.
+    acted: bool,
+    last: VmView,
+}
+
+impl Actor {
+    pub(super) async fn command(&mut self, command: Command) -> Result<(), Fault> {
+        match command {
+            Command::Status(answer) => reply(answer, self.status().await),
+            Command::Peers(answer) => reply(answer, self.peers().await),
+            Command::Providers(query, answer) => {
+                self.providers_asked.push(Waiting { answer, wants: query });
+                self.providers_asked.retain(|waiting| !waiting.answer.is_closed());
+            }
+            Command::Provider(peer, answer) => reply(answer, self.provider_of(peer)),
+            Command::Create(request, events) => self.create(*request, events),
+            Command::Vms(answer) => {
+                let ids: Vec<CreateId> = self.core.requestor().rentals().map(|rental| rental.create_id).collect();
+                ids.into_iter().for_each(|id| self.input(Input::Refresh(id)));
+                let views = self.core.requestor().rentals().map(|rental| self.vm_view(rental)).collect();
+                reply(answer, Ok(views));
+            }
+            Command::Vm(vm, answer) => reply(answer, self.find(&vm).map(|rental| self.vm_view(rental))),
+            Command::Act(vm, body, answer) => self.act(&vm, body, answer),
+            Command::Wait { vm, status, answer } => self.wait(&vm, status, answer),
+            Command::Leases(answer) => reply(answer, Ok(self.lease_views())),
+            Command::Lease(lease, answer) => reply(answer, self.lease_document(&lease)),
+            Command::Tunnel { vm, port, answer } => self.tunnel(&vm, port, answer),
+            Command::Dial(addrs, answer) => self.dial(addrs, answer),
+            Command::Events { after, limit, answer } => {
+                let events = self.store.events(after, limit);
+                reply(answer, events.map(|events| events.into_iter().map(super::views::event_view).collect()));
+            }
+            Command::RescanImages(answer) => {
+                self.survey();
+                reply(answer, Ok(()));
+            }
+            Command::Unfinished(answer) => reply(answer, Ok(self.core.requestor().has_unfinished())),
+            Command::Stop(answer) => self.stopping = Some(answer),
+        }
+        Ok(())
+    }
+
+    fn find(&self, vm: &str) -> Result<&Rental, Fault> {
+        let found =
+            self.core.requestor().rentals().find(|rental| names_vm(vm, &rental.name, &rental.create_id.to_string()));
+        found.ok_or_else(|| {
+            Fault::new(ErrorCode::NoSuchVm, format!("no VM '{vm}'")).hint("'golemnode vm list' shows yours")
+        })
+    }
+
+    fn ticket(&mut self, ticket: Ticket) -> u64 {
+        self.next_ticket += 1;
+        self.tickets.insert(self.next_ticket, ticket);
+        self.next_ticket
+    }
+
+    fn create(&mut self, request: CreateVm, events: mpsc::Sender<CreateEvent>) {
+        let creating = Creating { events, wait: request.wait, began: Instant::now(), stage: None, warned: false };
+        match self.prepare(request) {
+            Ok(request) => {
+                let ticket = self.ticket(Ticket::Create(creating));
+                self.input(Input::Create { ticket, request: Box::new(request) });
+            }
+            Err(error) => creating.tell(CreateEvent::Failed { error }),
+        }
+    }
+
+    /// Makes the keys and the seed. A VM that is there already keeps its own.
+    fn prepare(&mut self, request: CreateVm) -> Result<CreateRequest, Fault> {
+        if self.creating.values().map(Vec::len).sum::<usize>() >= MAX_WATCHERS {
+            return Err(Fault::new(ErrorCode::TooManyRequests, "too many creates are under way"));
+        }
+        let spec = VmSpec {
+            resources: request.resources.check()?,
+            image: request.image.clone(),
+            isolation: request.isolation,
+            arch: request.arch,
+            backend: request.backend.clone(),
+            ports: request.ports.clone(),
+            duration: Millis::secs(request.duration_s),
+        };
+        spec.check()?;
+        let there = self.core.requestor().by_name(&request.name).filter(|rental| rental.phase != Phase::Failed);
+        let (seed, identity_file) = match there {
+            Some(rental) => (rental.seed.clone(), rental.identity_file.clone()),
+            None => {
+                let keys = self.ssh.prepare(&request.name, request.ssh_key.as_ref())?;
+                let seed = Seed {
+                    hostname: request.name.clone(),
+                    authorized_keys: vec![keys.authorized_key],
+                    host_key: keys.host_private,
+                    user_data: request.user_data,
+                };
+                seed.check()?;
+                (seed.encode(), keys.identity_file)
+            }
+        };
+        let query = Query {
+            want: spec.resources,
+            image: Some(request.image),
+            isolation: request.isolation,
+            arch: request.arch,
+            country: request.country,
+            backend: request.backend,
+            max_price: request.max_price,
+        };
+        Ok(CreateRequest {
+            create_id: CreateId(config::random_16()?),
+            name: request.name,
+            spec,
+            query,
+            provider: request.provider,
+            seed,
+            timeout: Millis::secs(request.timeout_s),
+            identity_file,
+        })
+    }
+
+    pub(super) fn ticket_answered(&mut self, ticket: u64, result: Result<CreateId, Fault>) {
+        match (self.tickets.remove(&ticket), result) {
+            (Some(Ticket::Create(creating)), Ok(id)) => self.follow(id, creating),
+            (Some(Ticket::Create(creating)), Err(error)) => creating.tell(CreateEvent::Failed { error }),
+            (Some(Ticket::Act(status, answer)), Ok(id)) => self.wait_for(id, status, true, answer),
+            (Some(Ticket::Act(_, answer)), Err(fault)) => reply(answer, Err(fault)),
+            (Some(Ticket::Quiet) | None, _) => {}
+        }
+    }
+
+    fn follow(&mut self, id: CreateId, creating: Creating) {
+        let (events, internal) = (creating.events.clone(), self.internal.clone());
+        tokio::spawn(async move {
+            events.closed().await;
+            // A node that is stopping has nothing to take back any more.
+            let _ = internal.send(Internal::ClientGone(id)).await;
+        });
+        self.creating.entry(id).or_default().push(creating);
+        self.rental_changed(id);
+    }
+
+    /// Nobody waits for this create any more. Before the confirm it is taken back; after it the VM is theirs.
+    pub(super) fn client_gone(&mut self, id: CreateId) {
+        let Some(clients) = self.creating.get_mut(&id) else { return };
+        clients.retain(|client| !client.events.is_closed());
+        if !clients.is_empty() {
+            return;
+        }
+        self.creating.remove(&id);
+        let early = |rental: &Rental| matches!(rental.phase, Phase::Discovering | Phase::Quoting | Phase::Accepting);
+        if self.core.requestor().rental(id).is_some_and(early) {
+            let ticket = self.ticket(Ticket::Quiet);
+            self.input(Input::Destroy { ticket, create_id: id });
+        }
+    }
+
+    pub(super) fn notice(&mut self, id: CreateId, message: String) {
+        tracing::info!(%id, "{message}");
+        for client in self.creating.get(&id).into_iter().flatten() {
+            client.tell(CreateEvent::Notice { message: message.clone() });
+        }
+    }
+
+    /// Tells everybody who follows this VM.
+    pub(super) fn rental_changed(&mut self, id: CreateId) {
+        let view = self.core.requestor().rental(id).map(|rental| (self.vm_view(rental), stage_of(rental)));
+        let mut told_failure = false;
+        if let Some(mut clients) = self.creating.remove(&id) {
+            clients.retain_mut(|client| client.follow(view.as_ref(), &mut told_failure));
+            if !clients.is_empty() {
+                self.creating.insert(id, clients);
+            }
+        }
+        self.answer_waits(id, view.as_ref().map(|(view, _)| view));
+        match view {
+            // Whoever asked for it has read why: a create that never became a VM leaves nothing.
+            Some((view, _)) if told_failure && view.status == VmStatus::Failed => {
+                let ticket = self.ticket(Ticket::Quiet);
+                self.input(Input::Destroy { ticket, create_id: id });
+            }
+            Some(_) => {}
+            None => self.sweep_keys(),
+        }
+    }
+
+    /// Keys of VMs that are no more.
+    pub(super) fn sweep_keys(&self) {
+        let kept: Vec<_> = self.core.requestor().rentals().map(|rental| rental.name.clone()).collect();
+        if let Err(fault) = self.ssh.keep_only(&kept) {
+            tracing::warn!(%fault, "keys of a VM that is gone are left");
+        }
+    }
+
+    fn act(&mut self, vm: &str, body: VmActionBody, answer: Answer<VmView>) {
+        let id = match self.find(vm) {
+            Ok(rental) => rental.create_id,
+            Err(fault) => return reply(answer, Err(fault)),
+        };
+        let (status, action) = match body.action {
+            VmActionName::Start => (VmStatus::Running, Some(PowerAction::Start)),
+            VmActionName::Stop => (VmStatus::Stopped, Some(PowerAction::Stop { force: body.force })),
+            VmActionName::Restart => (VmStatus::Running, Some(PowerAction::Restart)),
+            VmActionName::Destroy => (VmStatus::Destroyed, None),
+        };
+        if action.is_none() {
+            // The last view is needed once the VM is no more.
+            self.wait_for_destroyed(id, answer);
+            let ticket = self.ticket(Ticket::Quiet);
+            return self.input(Input::Destroy { ticket, create_id: id });
+        }
+        let ticket = self.ticket(Ticket::Act(status, answer));
+        if let Some(action) = action {
+            self.input(Input::Power { ticket, create_id: id, action });
+        }
+    }
+
+    fn wait_for_destroyed(&mut self, id: CreateId, answer: Answer<VmView>) {
+        let Some(last) = self.core.requestor().rental(id).map(|rental| self.vm_view(rental)) else { return };
+        let until = Until { id, status: VmStatus::Destroyed, acted: true, last };
+        self.waits.push(Waiting { answer, wants: until });
+    }
+
+    fn wait(&mut self, vm: &str, status: VmStatus, answer: Answer<VmView>) {
+        match self.find(vm).map(|rental| rental.create_id) {
+            Ok(id) => self.wait_for(id, status, false, answer),
+            Err(fault) => reply(answer, Err(fault)),
+        }
+    }
+
+    fn wait_for(&mut self, id: CreateId, status: VmStatus, acted: bool, answer: Answer<VmView>) {
+        let Some(last) = self.core.requestor().rental(id).map(|rental| self.vm_view(rental)) else {
+            return reply(answer, Err(Fault::new(ErrorCode::NoSuchVm, "the VM is gone")));
+        };
+        self.waits.retain(|waiting| !waiting.answer.is_closed());
+        if self.waits.len() >= MAX_WATCHERS {
+            return reply(answer, Err(Fault::new(ErrorCode::TooManyRequests, "too many commands wait for a VM")));
+        }
+        self.waits.push(Waiting { answer, wants: Until { id, status, acted, last: last.clone() } });
+        self.answer_waits(id, Some(&last));
+    }
+
+    fn answer_waits(&mut self, id: CreateId, view: Option<&VmView>) {
+        let (concerned, others): (Vec<_>, Vec<_>) = self.waits.drain(..).partition(|waiting| waiting.wants.id == id);
+        self.waits = others;
+        for waiting in concerned {
+            match waiting.wants.outcome(view) {
+                Some(result) => reply(waiting.answer, result),
+                None => self.waits.push(waiting),
+            }
+        }
+    }
+
+    /// The first question of a node that has just started waits for a neighbour's board.
+    pub(super) fn answer_provider_queries(&mut self) {
+        let patient = self.expects_peers && !self.core.is_synced() && self.started.elapsed() < super::SYNC_PATIENCE;
+        if patient {
+            return;
+        }
+        for waiting in std::mem::take(&mut self.providers_asked) {
+            let found = self.providers(&waiting.wants);
+            reply(waiting.answer, Ok(found));
+        }
+    }
+
+    fn lease_document(&self, key: &str) -> Result<protocol::lease::LeaseDocument, Fault> {
+        let none = || {
+            Fault::new(ErrorCode::NoSuchResource, format!("no lease '{key}'"))
+                .hint("give a VM's name or a lease's id; 'golemnode lease list' shows them")
+        };
+        let rented = self.core.requestor().rentals().find(|rental| {
+            let deals = rental.deal.as_ref().is_some_and(|deal| deal.lease_id.to_string() == key);
+            deals || names_vm(key, &rental.name, &rental.create_id.to_string())
+        });
+        if let Some(rental) = rented {
+            return rental.document(self.core.network()).ok_or_else(none);
+        }
+        let mut let_out = self.core.provider().ledger().leases();
+        let row = let_out.find(|row| row.lease_id.to_string() == key).ok_or_else(none)?;
+        Ok(row.document(self.core.network()))
+    }
+
+    fn tunnel(&mut self, vm: &str, port: u16, answer: Answer<crate::mesh::BoxedStream>) {
+        let deal = self.find(vm).and_then(|rental| match (&rental.deal, rental.phase) {
+            (Some(deal), Phase::Leased) => Ok((deal.provider, deal.lease_id)),
+            _ => Err(Fault::new(ErrorCode::WrongState, format!("'{vm}' is not running"))
+                .hint(format!("'golemnode vm info {vm}' shows its state"))),
+        });
+        match deal {
+            Err(fault) => reply(answer, Err(fault)),
+            Ok((provider, lease_id)) => {
+                let mesh = self.mesh.clone();
+                tokio::spawn(async move { reply(answer, tunnel::open(&mesh, provider, lease_id, port).await) });
+            }
+        }
+    }
+
+    /// The first of these that answers will do.
+    fn dial(&self, addrs: Vec<String>, answer: Answer<()>) {
+        let mesh = self.mesh.clone();
+        tokio::spawn(async move {
+            let mut result = Ok(());
+            for addr in addrs {
+                result = mesh.dial(&addr).await.map(drop).map_err(|error| Fault::from(error).details(addr));
+                if result.is_ok() {
+                    break;
+                }
+            }
+            reply(answer, result);
+        });
+    }
+}
+
+impl Creating {
+    /// A reader that is 64 events behind has gone away.
+    fn tell(&self, event: CreateEvent) {
+        let _ = self.events.try_send(event);
+    }
+
+    /// False when this client has read the end.
+    fn follow(&mut self, view: Option<&(VmView, CreateStage)>, told_failure: &mut bool) -> bool {
+        let Some((view, stage)) = view else {
+            let error = Fault::new(ErrorCode::NoSuchVm, "the VM was destroyed meanwhile");
+            self.tell(CreateEvent::Failed { error });
+            return false;
+        };
+        let leased = view.lease.is_some() && !self.wait;
+        if view.status == VmStatus::Running || leased {
+            self.tell(CreateEvent::Done { vm: Box::new(view.clone()) });
+            return false;
+        }
+        if matches!(view.status, VmStatus::Failed | VmStatus::Destroying) {
+            let gone = || Fault::new(ErrorCode::CreateFailed, format!("'{}' is being destroyed", view.name));
+            self.tell(CreateEvent::Failed { error: view.error.clone().unwrap_or_else(gone) });
+            *told_failure = view.status == VmStatus::Failed;
+            return false;
+        }
+        if self.stage != Some(*stage) {
+            self.stage = Some(*stage);
+            let elapsed_ms = self.began.elapsed().as_millis() as u64;
+            self.tell(CreateEvent::Stage { stage: *stage, message: told(*stage, view), elapsed_ms });
+        }
+        if *stage >= CreateStage::Provision && !std::mem::replace(&mut self.warned, true) {
+            warnings(view).into_iter().for_each(|message| self.tell(CreateEvent::Notice { message }));
+        }
+        true
+    }
+}
+
+impl Until {
+    fn outcome(&self, view: Option<&VmView>) -> Option<Result<VmView, Fault>> {
+        let Some(view) = view else {
+            let gone = VmView { status: VmStatus::Destroyed, ..self.last.clone() };
+            return Some(if self.status == VmStatus::Destroyed {
+                Ok(gone)
+            } else {
+                Err(Fault::new(ErrorCode::NoSuchVm, format!("'{}' was destroyed meanwhile", gone.name)))
+            });
+        };
+        if view.status == self.status {
+            return Some(Ok(view.clone()));
+        }
+        if self.status == VmStatus::Destroyed {
+            let stuck = view.status_detail.as_ref().filter(|_| self.acted && view.status == VmStatus::Destroying)?;
+            let fault = Fault::new(ErrorCode::Unreachable, format!("'{}' is not destroyed yet: {stuck}", view.name));
+            return Some(Err(fault.hint("nothing is lost: 'golemnode vm list' shows it until it is gone")));
+        }
+        let failed = view.status == VmStatus::Failed || self.acted && view.error.is_some();
+        failed.then(|| Err(view.error.clone().unwrap_or_else(|| Fault::internal("the VM failed"))))
+    }
+}
+
+fn stage_of(rental: &Rental) -> CreateStage {
+    match rental.phase {
+        Phase::Discovering => CreateStage::Discover,
+        Phase::Quoting => CreateStage::Quote,
+        Phase::Accepting | Phase::Confirming => CreateStage::Lease,
+        Phase::Leased | Phase::Releasing | Phase::Failed => match rental.status.as_ref().map(|status| status.vm) {
+            Some(VmPhase::Waiting | VmPhase::Provisioning(_)) | None => CreateStage::Provision,
+            Some(_) => CreateStage::Boot,
+        },
+    }
+}
+
+fn told(stage: CreateStage, view: &VmView) -> String {
+    let provider = view.provider.map(|peer| peer.short()).unwrap_or_default();
+    match stage {
+        CreateStage::Discover => "looking for providers".into(),
+        CreateStage::Quote => "asking for quotes".into(),
+        CreateStage::Lease => format!("signing a lease with {provider}"),
+        CreateStage::Provision => format!("{provider} makes the VM"),
+        CreateStage::Boot => "the guest boots".into(),
+    }
+}
+
+fn warnings(view: &VmView) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if view.egress == Egress::None {
+        warnings.push("this VM has no egress: it reaches nothing outside, you reach it".to_owned());
+    }
+    match view.isolation {
+        Some(Isolation::Emulated) => {
+            warnings.push("this VM is emulated: slow, and QEMU promises no isolation from its host".to_owned());
+        }
+        Some(Isolation::Simulated) => warnings.push("this VM is simulated: there is no guest".to_owned()),
+        _ => {}
+    }
+    warnings
+}
+
+/// Whoever asked may have gone; then nobody needs the answer.
+fn reply<T>(answer: Answer<T>, result: Result<T, Fault>) {
+    let _ = answer.send(result);
+}

@@ -1,0 +1,259 @@
+//! The node's one owner of state. Whatever happens — a peer's message, a command of the user, a VM's report, time —
+//! becomes an `Input` of the core; what the core decides is performed here, in its order. `select` waits, `apply` is
+//! quick, `perform` writes to disk before it sends.
+mod commands;
+mod effects;
+mod provide;
+mod views;
+
+use crate::clock;
+use crate::handle::{Answer, Command};
+use crate::mesh::{MeshEvent, MeshHandle, RpcError, RpcId};
+use crate::provider::offering;
+use crate::provider::worker::{REPORTS, Report, Workers};
+use crate::ssh;
+use crate::store::{KnownPeer, Store};
+use crate::tunnel;
+use backends::{Backend, Instance};
+use commands::Creating;
+use protocol::core::provider::{OfferedImage, Offering};
+use protocol::core::{Input, NodeCore, RpcFailure};
+use protocol::names::{CreateId, ImageName};
+use protocol::refusal::Refusal;
+use protocol::tunnel::TunnelOpen;
+use protocol::units::Resources;
+use protocol::{Fault, PeerId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Messages from this node's own tasks; each is answered within a few milliseconds.
+const INTERNAL: usize = 256;
+/// The longest sleep: a host clock that was set forward is noticed after this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// How long the first question of a node that has just started waits for a neighbour's board.
+const SYNC_PATIENCE: Duration = Duration::from_millis(2500);
+/// How often the hypervisor's list is held against the ledger.
+const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+
+/// What the actor is made of; `run` puts it together.
+pub struct Parts {
+    pub core: NodeCore,
+    pub store: Store,
+    pub mesh: MeshHandle,
+    pub ssh: ssh::SshDir,
+    pub provider: Option<ProviderParts>,
+    /// Whether there is anybody to wait for when the board is empty.
+    pub expects_peers: bool,
+}
+
+pub struct ProviderParts {
+    pub backend: Arc<dyn Backend>,
+    pub images: backends::images::ImageStore,
+    /// What the simulated backend pretends to have.
+    pub simulated: BTreeMap<ImageName, OfferedImage>,
+    pub settings: crate::config::ProviderSettings,
+}
+
+impl ProviderParts {
+    async fn survey(&self, let_out: Resources) -> Offering {
+        offering::survey(&*self.backend, &self.images, &self.simulated, &self.settings, let_out).await
+    }
+}
+
+pub(crate) enum Internal {
+    ClientGone(CreateId),
+    MayTunnel { from: PeerId, open: TunnelOpen, answer: oneshot::Sender<Result<(), Refusal>> },
+    Offering(Offering),
+    Inventory(Vec<Instance>),
+}
+
+struct Waiting<T, Q> {
+    answer: Answer<T>,
+    wants: Q,
+}
+
+pub struct Actor {
+    core: NodeCore,
+    store: Arc<Store>,
+    mesh: MeshHandle,
+    ssh: ssh::SshDir,
+    provider: Option<Arc<ProviderParts>>,
+    workers: Option<Workers>,
+    internal: mpsc::Sender<Internal>,
+    /// The mesh's ids of our requests, and the core's.
+    rpcs: HashMap<RpcId, u64>,
+    next_ticket: u64,
+    tickets: HashMap<u64, commands::Ticket>,
+    creating: HashMap<CreateId, Vec<Creating>>,
+    waits: Vec<Waiting<crate::api::types::VmView, commands::Until>>,
+    providers_asked: Vec<Waiting<Vec<crate::api::types::ProviderView>, crate::api::types::ProviderQuery>>,
+    pinned: BTreeSet<PeerId>,
+    latencies: HashMap<PeerId, u64>,
+    started: Instant,
+    expects_peers: bool,
+    /// Leases whose guest was seen off once: a second look decides, since the first after a start may be stale.
+    seen_off: BTreeSet<protocol::names::LeaseId>,
+    stopping: Option<Answer<()>>,
+}
+
+/// The channels that an actor listens on.
+pub struct Inbox {
+    pub commands: mpsc::Receiver<Command>,
+    pub mesh: mpsc::Receiver<MeshEvent>,
+}
+
+impl Actor {
+    /// Runs until it is told to stop, or until the store fails: then nothing more may be promised.
+    pub async fn run(parts: Parts, mut inbox: Inbox) -> Result<(), Fault> {
+        let (internal, mut own) = mpsc::channel(INTERNAL);
+        let (reports, mut vm_reports) = mpsc::channel::<Report>(REPORTS);
+        let provider = parts.provider.map(Arc::new);
+        let workers = provider.as_ref().map(|provider| Workers::new(provider.backend.clone(), reports));
+        let mut actor = Actor {
+            core: parts.core,
+            store: Arc::new(parts.store),
+            mesh: parts.mesh,
+            ssh: parts.ssh,
+            provider,
+            workers,
+            internal,
+            rpcs: HashMap::new(),
+            next_ticket: 0,
+            tickets: HashMap::new(),
+            creating: HashMap::new(),
+            waits: Vec::new(),
+            providers_asked: Vec::new(),
+            pinned: BTreeSet::new(),
+            latencies: HashMap::new(),
+            started: Instant::now(),
+            expects_peers: parts.expects_peers,
+            seen_off: BTreeSet::new(),
+            stopping: None,
+        };
+        let mut reconcile = tokio::time::interval(RECONCILE_EVERY);
+        reconcile.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        actor.perform().await?;
+        while actor.stopping.is_none() {
+            let sleep = actor.sleep();
+            tokio::select! {
+                Some(command) = inbox.commands.recv() => actor.command(command).await?,
+                Some(event) = inbox.mesh.recv() => actor.mesh_event(event),
+                Some((lease_id, report)) = vm_reports.recv() => actor.input(Input::Vm { lease_id, report }),
+                Some(message) = own.recv() => actor.internal(message),
+                _ = reconcile.tick() => actor.housekeep().await,
+                () = tokio::time::sleep(sleep) => actor.input(Input::Tick),
+                else => break,
+            }
+            actor.perform().await?;
+        }
+        actor.stop().await
+    }
+
+    fn input(&mut self, input: Input) {
+        self.core.handle(clock::now(), input);
+    }
+
+    fn sleep(&self) -> Duration {
+        let until = self.core.next_deadline().map_or(LONGEST_SLEEP, |at| (at - clock::now()).as_std());
+        let waiting = if self.providers_asked.is_empty() { LONGEST_SLEEP } else { Duration::from_millis(50) };
+        until.min(LONGEST_SLEEP).min(waiting)
+    }
+
+    fn mesh_event(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::Request { token, from, body } => self.input(Input::Request { token: token.0, from, body }),
+            MeshEvent::Response { rpc, result } => {
+                if let Some(rpc) = self.rpcs.remove(&rpc) {
+                    self.input(Input::Response { rpc, result: result.map_err(failure) });
+                }
+            }
+            MeshEvent::Gossip { id, from, body } => self.input(Input::Gossip { id: id.0, from, body }),
+            MeshEvent::PeerConnected(peer) | MeshEvent::PeerSubscribed(peer) => self.input(Input::PeerConnected(peer)),
+            MeshEvent::PeerDisconnected(peer) => {
+                self.latencies.remove(&peer);
+                self.input(Input::PeerDisconnected(peer));
+            }
+            MeshEvent::PeerIdentified { peer, addrs, .. } => {
+                let known = KnownPeer { peer, addrs, seen_ms: clock::now().0 };
+                if let Err(fault) = self.store.remember_peer(&known) {
+                    tracing::warn!(%fault, "a peer's address is not remembered");
+                }
+            }
+            MeshEvent::Stream { from, stream } => self.serve_tunnel(from, stream),
+            MeshEvent::Listening(addr) => tracing::info!(%addr, "listening"),
+            MeshEvent::ListenClosed(addr) => tracing::warn!(%addr, "no longer listening"),
+            MeshEvent::BootstrapFailed { addr, why } => {
+                tracing::warn!(%addr, %why, "cannot join through this address; trying on");
+            }
+            MeshEvent::Refused { peer, why } => tracing::debug!(%peer, why = why.as_str(), "refused"),
+        }
+    }
+
+    fn serve_tunnel(&self, from: PeerId, stream: crate::mesh::BoxedStream) {
+        let Some(provider) = self.provider.clone() else { return };
+        let gate = Gate { internal: self.internal.clone(), provider };
+        tokio::spawn(async move { tunnel::serve(from, stream, &gate).await });
+    }
+
+    fn internal(&mut self, message: Internal) {
+        match message {
+            Internal::ClientGone(id) => self.client_gone(id),
+            Internal::MayTunnel { from, open, answer } => {
+                let verdict = self.core.authorise_tunnel(clock::now(), from, open.lease_id);
+                // A tunnel that was given up meanwhile needs no verdict.
+                let _ = answer.send(verdict);
+            }
+            Internal::Offering(offering) => self.input(Input::Offer(offering)),
+            Internal::Inventory(instances) => self.reconcile(instances),
+        }
+    }
+
+    async fn housekeep(&mut self) {
+        self.survey();
+        self.take_inventory();
+        if let Ok(peers) = self.mesh.peers().await {
+            self.latencies = peers.iter().filter_map(|peer| Some((peer.peer, peer.rtt_ms?))).collect();
+        }
+    }
+
+    /// Withdraws the advert and lets it go out; leases and guests stay.
+    async fn stop(mut self) -> Result<(), Fault> {
+        self.input(Input::Drain);
+        self.perform().await?;
+        self.mesh.shutdown().await;
+        if let Some(provider) = &self.provider {
+            provider.backend.close().await;
+        }
+        if let Some(answer) = self.stopping.take() {
+            // Whoever asked may be gone.
+            let _ = answer.send(Ok(()));
+        }
+        Ok(())
+    }
+}
+
+fn failure(error: RpcError) -> RpcFailure {
+    match error {
+        RpcError::Timeout(_) | RpcError::Disconnected => RpcFailure::Timeout,
+        other => RpcFailure::Unreachable(other.to_string()),
+    }
+}
+
+/// How a tunnel's task asks for the way.
+struct Gate {
+    internal: mpsc::Sender<Internal>,
+    provider: Arc<ProviderParts>,
+}
+
+impl tunnel::Gate for Gate {
+    async fn endpoint(&self, from: PeerId, open: TunnelOpen) -> Result<SocketAddr, Refusal> {
+        let (answer, verdict) = oneshot::channel();
+        let stopping = |_| Refusal::NotProviding;
+        self.internal.send(Internal::MayTunnel { from, open, answer }).await.map_err(|_| Refusal::NotProviding)?;
+        verdict.await.map_err(stopping)??;
+        self.provider.backend.endpoint(open.lease_id, open.port).await.map_err(Refusal::Backend)
+    }
+}

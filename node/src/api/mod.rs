@@ -1,0 +1,5 @@
+//! The local API on the home's socket: whoever may open the socket may use the node.
+pub mod client;
+pub mod idle;
+pub mod server;
+pub mod types;

@@ -1,0 +1,262 @@
+//! The routes. Each is a call of the node's handle, and an answer in JSON.
+use super::idle::{Busy, IdleWatch};
+use super::types::*;
+use crate::clock;
+use crate::config::{Home, NodeLock, io, random_16};
+use crate::handle::NodeHandle;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::stream;
+use hyper_util::rt::TokioIo;
+use protocol::lease::LeaseDocument;
+use protocol::seed::MAX_SEED;
+use protocol::{ErrorCode, Fault};
+use serde::Deserialize;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What an upgraded connection speaks: the guest's bytes.
+pub const TUNNEL_PROTOCOL: &str = "golemnode-tunnel";
+/// A create with its seed and the JSON around it.
+const MAX_BODY: usize = 4 * MAX_SEED;
+/// An action ends in seconds; a stop waits for a guest that shuts down in its own time.
+const ACTION_DEADLINE: Duration = Duration::from_secs(180);
+/// What a wait waits for when it does not say, and at most.
+const WAIT: u64 = 300;
+const LONGEST_WAIT: u64 = 24 * 3600;
+/// A page of events.
+const EVENTS: usize = 1000;
+/// One copy buffer each way of a tunnel.
+const BUFFER: usize = 128 * 1024;
+
+/// The socket, readable by its owner only. One that is there is of a node that has died: we hold the lock.
+pub fn bind(_lock: &NodeLock, home: &Home) -> Result<UnixListener, Fault> {
+    let path = home.socket();
+    match std::fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io("replace", &path, &error)),
+    }
+    // Made under another name and moved into place when it is private, so that nobody connects before it is.
+    let fresh = path.with_extension("new");
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh).map_err(|error| io("listen on", &path, &error))?;
+    let private = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600));
+    private.and_then(|()| std::fs::rename(&fresh, &path)).map_err(|error| io("listen on", &path, &error))?;
+    Ok(listener)
+}
+
+#[derive(Clone)]
+struct Api {
+    node: NodeHandle,
+    idle: IdleWatch,
+}
+
+/// Serves until it is told to stop.
+pub async fn serve(listener: UnixListener, node: NodeHandle, idle: IdleWatch, stop: CancellationToken) {
+    let router = router(node, idle);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the local API has ended");
+    }
+}
+
+fn router(node: NodeHandle, idle: IdleWatch) -> Router {
+    let api = Api { node, idle };
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/api/v1/node", get(status))
+        .route("/api/v1/node/peers", get(peers))
+        .route("/api/v1/node/stop", post(stop))
+        .route("/api/v1/node/dial", post(dial))
+        .route("/api/v1/providers", get(providers))
+        .route("/api/v1/providers/{peer}", get(provider))
+        .route("/api/v1/vms", get(vms).post(create))
+        .route("/api/v1/vms/{vm}", get(vm).delete(destroy))
+        .route("/api/v1/vms/{vm}/action", post(act))
+        .route("/api/v1/leases", get(leases))
+        .route("/api/v1/leases/{lease}", get(lease))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/images/rescan", post(rescan))
+        .route("/api/v1/tunnels", post(tunnel))
+        .fallback(|| async { Failure(Fault::new(ErrorCode::NoSuchResource, "no such route")) })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(api.clone(), note_activity))
+        .with_state(api)
+}
+
+async fn note_activity(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let _busy = api.idle.busy();
+    next.run(request).await
+}
+
+/// A fault as the API shows it.
+struct Failure(Fault);
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Failure(fault)
+    }
+}
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(error_body(self.0))).into_response()
+    }
+}
+
+/// The shape of every error, here and on the command line.
+pub fn error_body(fault: Fault) -> ErrorBody {
+    let request_id = random_16().map(hex::encode).unwrap_or_default();
+    ErrorBody { error: ErrorView { fault, request_id, timestamp: clock::rfc3339(clock::now()) } }
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// JSON of a body, with our own error shape when it is none.
+fn body<T: for<'de> Deserialize<'de>>(bytes: &Bytes) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| Failure(Fault::invalid(format!("the request's body: {error}"))))
+}
+fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Failure> {
+    query.map(|Query(query)| query).map_err(|error| Failure(Fault::invalid(error.body_text())))
+}
+type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+
+async fn status(State(api): State<Api>) -> Answer<NodeStatus> {
+    Ok(Json(api.node.status().await?))
+}
+async fn peers(State(api): State<Api>) -> Answer<Vec<PeerView>> {
+    Ok(Json(api.node.peers().await?))
+}
+async fn stop(State(api): State<Api>) -> Answer<serde_json::Value> {
+    api.node.stop().await?;
+    Ok(Json(serde_json::json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dial {
+    addrs: Vec<String>,
+}
+async fn dial(State(api): State<Api>, bytes: Bytes) -> Answer<serde_json::Value> {
+    let Dial { addrs } = body(&bytes)?;
+    api.node.dial(addrs).await?;
+    Ok(Json(serde_json::json!({})))
+}
+async fn providers(State(api): State<Api>, asked: Asked<ProviderQuery>) -> Answer<Vec<ProviderView>> {
+    Ok(Json(api.node.providers(query(asked)?).await?))
+}
+async fn provider(State(api): State<Api>, Path(peer): Path<String>) -> Answer<ProviderView> {
+    Ok(Json(api.node.provider(peer.parse()?).await?))
+}
+async fn vms(State(api): State<Api>) -> Answer<Vec<VmView>> {
+    Ok(Json(api.node.vms().await?))
+}
+
+/// A line of JSON for each event; a client that hangs up drops the stream, and with it the receiver.
+async fn create(State(api): State<Api>, bytes: Bytes) -> Result<Response, Failure> {
+    let request: CreateVm = body(&bytes)?;
+    let events = api.node.create(request).await?;
+    let lines = stream::unfold((events, api.idle.busy()), next_line);
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+type Line = Result<String, serde_json::Error>;
+
+async fn next_line(
+    (mut events, busy): (mpsc::Receiver<CreateEvent>, Busy),
+) -> Option<(Line, (mpsc::Receiver<CreateEvent>, Busy))> {
+    let event = events.recv().await?;
+    let line = serde_json::to_string(&event).map(|line| line + "\n");
+    Some((line, (events, busy)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wait {
+    wait_for: Option<VmStatus>,
+    timeout_s: Option<u64>,
+}
+async fn vm(State(api): State<Api>, Path(vm): Path<String>, asked: Asked<Wait>) -> Answer<VmView> {
+    let wait = query(asked)?;
+    let view = match wait.wait_for {
+        None => api.node.vm(&vm).await?,
+        Some(status) => {
+            let timeout = Duration::from_secs(wait.timeout_s.unwrap_or(WAIT).min(LONGEST_WAIT));
+            api.node.wait(&vm, status, timeout).await?
+        }
+    };
+    Ok(Json(view))
+}
+async fn destroy(State(api): State<Api>, Path(vm): Path<String>) -> Answer<VmView> {
+    perform(&api, &vm, VmActionBody { action: VmActionName::Destroy, force: false }).await
+}
+async fn act(State(api): State<Api>, Path(vm): Path<String>, bytes: Bytes) -> Answer<VmView> {
+    perform(&api, &vm, body(&bytes)?).await
+}
+async fn perform(api: &Api, vm: &str, action: VmActionBody) -> Answer<VmView> {
+    let late = |_| {
+        Failure(
+            Fault::new(ErrorCode::Timeout, format!("'{vm}' did not get there within {ACTION_DEADLINE:?}"))
+                .hint(format!("it may still: 'golemnode vm info {vm}' shows it; 'vm stop --force' cuts the power")),
+        )
+    };
+    let view = tokio::time::timeout(ACTION_DEADLINE, api.node.act(vm, action)).await.map_err(late)??;
+    Ok(Json(view))
+}
+async fn leases(State(api): State<Api>) -> Answer<Vec<LeaseView>> {
+    Ok(Json(api.node.leases().await?))
+}
+async fn lease(State(api): State<Api>, Path(lease): Path<String>) -> Answer<LeaseDocument> {
+    Ok(Json(api.node.lease(&lease).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsAsked {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+async fn events(State(api): State<Api>, asked: Asked<EventsAsked>) -> Answer<Vec<EventView>> {
+    let asked = query(asked)?;
+    Ok(Json(api.node.events(asked.after.unwrap_or(0), asked.limit.unwrap_or(EVENTS).min(EVENTS)).await?))
+}
+async fn rescan(State(api): State<Api>) -> Answer<serde_json::Value> {
+    api.node.rescan_images().await?;
+    Ok(Json(serde_json::json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunnelAsked {
+    vm: String,
+    port: u16,
+}
+
+/// Upgrades the connection once the guest's end is there, so that a refusal is still an ordinary answer.
+async fn tunnel(State(api): State<Api>, asked: Asked<TunnelAsked>, request: Request) -> Result<Response, Failure> {
+    let TunnelAsked { vm, port } = query(asked)?;
+    let wanted = request.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes() == TUNNEL_PROTOCOL.as_bytes());
+    if !wanted {
+        return Err(Fault::invalid(format!("a tunnel needs 'Upgrade: {TUNNEL_PROTOCOL}'")).into());
+    }
+    let mut guest = api.node.tunnel(&vm, port).await?;
+    let busy = api.idle.busy();
+    tokio::spawn(async move {
+        let Ok(client) = hyper::upgrade::on(request).await else { return };
+        let mut client = TokioIo::new(client);
+        // Either end may break off: that is how a session ends.
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut guest, BUFFER, BUFFER).await;
+        drop(busy);
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, TUNNEL_PROTOCOL)];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}

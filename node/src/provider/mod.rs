@@ -1,0 +1,3 @@
+//! The provider's hands: what the host offers, and what is done to its VMs.
+pub mod offering;
+pub mod worker;

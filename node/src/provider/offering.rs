@@ -1,0 +1,67 @@
+//! What this host has to let: asked of the backend, bounded by the settings, and looked at again every few seconds.
+use crate::config::ProviderSettings;
+use backends::Backend;
+use backends::images::{ImageStore, Manifest};
+use protocol::core::provider::{Offer, OfferedImage, Offering};
+use protocol::money::Price;
+use protocol::names::ImageName;
+use protocol::units::{DiskGib, MemoryMib, Millis, Resources};
+use std::collections::BTreeMap;
+
+/// What is kept back for the host itself, unless the settings say what to sell.
+const RESERVE: Resources = Resources::new(1, 1024, 10);
+
+/// Faults of the hypervisor become the reason why nothing is offered.
+pub async fn survey(
+    backend: &dyn Backend,
+    images: &ImageStore,
+    simulated: &BTreeMap<ImageName, OfferedImage>,
+    settings: &ProviderSettings,
+    let_out: Resources,
+) -> Offering {
+    let host = match backend.host().await {
+        Ok(host) => host,
+        Err(fault) => return Offering::Nothing { reason: fault.message },
+    };
+    let offered = match offered_images(images) {
+        // A simulated host has simulated images, and no others.
+        Ok(_) if !simulated.is_empty() => simulated.clone(),
+        Ok(offered) => offered,
+        Err(fault) => return Offering::Nothing { reason: fault.message },
+    };
+    let capabilities = backend.capabilities().await;
+    let overcommitted =
+        (f64::from(settings.offer_cpus.unwrap_or_else(|| host.cpus.saturating_sub(RESERVE.cpus).max(1)))
+            * settings.overcommit_cpu) as u32;
+    // Disks are sparse: what a guest has not written yet still shows as free, though it is let.
+    let disk = host.disk_gib_free.0.saturating_sub(RESERVE.disk_gib.0).max(let_out.disk_gib.0);
+    let memory = host.memory_mib.0.saturating_sub(RESERVE.memory_mib.0);
+    let total = Resources {
+        cpus: overcommitted,
+        memory_mib: settings.offer_memory.unwrap_or(MemoryMib(memory)),
+        disk_gib: settings.offer_disk.unwrap_or(DiskGib(disk)).min(DiskGib(disk)),
+    };
+    Offering::Vms(Box::new(Offer {
+        name: settings.name.clone(),
+        country: settings.country.clone(),
+        arch: host.arch,
+        backend: backend.kind(),
+        isolation: capabilities.isolation,
+        egress: capabilities.egress,
+        total,
+        max_vms: settings.max_vms,
+        minimum: Resources { cpus: settings.min_cpus, memory_mib: settings.min_memory, disk_gib: settings.min_disk },
+        max_lease: Millis(settings.max_lease.as_millis() as u64),
+        grace: Millis(settings.grace.as_millis() as u64),
+        price: Price { per_hour: settings.price_per_hour, currency: settings.currency.clone() },
+        images: offered,
+    }))
+}
+
+fn offered_images(images: &ImageStore) -> Result<BTreeMap<ImageName, OfferedImage>, protocol::Fault> {
+    let offered = |image: Manifest| {
+        let least_disk = DiskGib(image.least_disk_gib());
+        (image.name.clone(), OfferedImage { digest: image.digest(), user: image.default_user, least_disk })
+    };
+    Ok(images.list()?.into_iter().map(offered).collect())
+}

@@ -1,0 +1,133 @@
+//! A node's life: lock the home, open the store, join the mesh, serve the socket, until it is told to stop.
+use crate::actor::{Actor, Inbox, Parts, ProviderParts};
+use crate::api::idle::IdleWatch;
+use crate::api::server;
+use crate::clock;
+use crate::config::{NodeConfig, NodeLock};
+use crate::handle::{COMMANDS, NodeHandle};
+use crate::mesh::{self, MeshConfig};
+use crate::ssh::SshDir;
+use crate::store::Store;
+use backends::Backend;
+use backends::images::ImageStore;
+use backends::memory::{MemoryBackend, MemoryOptions};
+use protocol::core::NodeCore;
+use protocol::core::provider::OfferedImage;
+use protocol::units::DiskGib;
+use protocol::{ErrorCode, Fault};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What has to be written and said at the end; then the process goes even if a peer does not listen.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs a node until `stop` is cancelled, a client asks for it, or it has been idle for as long as configured.
+/// `ready` is called once, when the socket answers.
+pub async fn run(config: NodeConfig, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), Fault> {
+    config.home.create()?;
+    let lock = NodeLock::take(&config.home)?;
+    let store = Store::open(&config.home.db())?;
+    let core = NodeCore::new(
+        clock::now(),
+        config.identity.clone(),
+        config.network.clone(),
+        crate::config::random_32()?,
+        store.state()?,
+    )?;
+    let remembered: Vec<String> = store.known_peers()?.into_iter().flat_map(|known| known.addrs).collect();
+    let provider = if config.provide { Some(provider(&config)?) } else { None };
+    let expects_peers = config.mdns || !config.bootstrap.is_empty() || !remembered.is_empty();
+    let (mesh, mesh_events) = mesh::spawn(MeshConfig {
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        remembered,
+        mdns: config.mdns,
+        server: config.idle_exit.is_none(),
+        ..MeshConfig::new(config.identity.clone(), config.network.clone())
+    })
+    .await?;
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let handle = NodeHandle::new(commands);
+    let ssh = SshDir::new(&config.home);
+    let parts = Parts { core, store, mesh, ssh, provider, expects_peers };
+    let actor = tokio::spawn(Actor::run(parts, Inbox { commands: inbox, mesh: mesh_events }));
+
+    let idle = IdleWatch::new(config.idle_exit);
+    let serving = CancellationToken::new();
+    let listener = server::bind(&lock, &config.home)?;
+    let server = tokio::spawn(server::serve(listener, handle.clone(), idle.clone(), serving.clone()));
+    ready();
+    let result = supervise(actor, handle, idle, stop).await;
+    serving.cancel();
+    // The socket is gone when this process is; a client that is still reading has its answer or an error.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    drop(lock);
+    result
+}
+
+async fn supervise(
+    mut actor: tokio::task::JoinHandle<Result<(), Fault>>,
+    handle: NodeHandle,
+    idle: IdleWatch,
+    stop: CancellationToken,
+) -> Result<(), Fault> {
+    let crashed = |ended: Result<Result<(), Fault>, tokio::task::JoinError>| {
+        ended.unwrap_or_else(|error| Err(Fault::internal(format!("the node's actor ended: {error}"))))
+    };
+    tokio::select! {
+        ended = &mut actor => return crashed(ended),
+        () = stop.cancelled() => {}
+        () = idle.expired(&handle) => tracing::info!("idle: leaving"),
+    }
+    let stopping = async {
+        // An actor that has gone already has stopped.
+        let _ = handle.stop().await;
+        crashed((&mut actor).await)
+    };
+    let late = |_| Err(Fault::new(ErrorCode::Timeout, "the node did not stop in time"));
+    tokio::time::timeout(STOP_DEADLINE, stopping).await.unwrap_or_else(late)
+}
+
+fn provider(config: &NodeConfig) -> Result<ProviderParts, Fault> {
+    let images = ImageStore::new(config.home.images());
+    let settings = config.provider.clone();
+    let mut simulated = BTreeMap::new();
+    let backend: Arc<dyn Backend> = match settings.backend.as_str() {
+        "memory" => {
+            let name = &config.default_image;
+            let digest = MemoryOptions::digest_of(name.as_str());
+            let options =
+                MemoryOptions { images: BTreeMap::from([(name.clone(), digest)]), ..MemoryOptions::default() };
+            simulated.insert(name.clone(), OfferedImage { digest, user: "root".parse()?, least_disk: DiskGib(1) });
+            Arc::new(MemoryBackend::new(options))
+        }
+        #[cfg(feature = "libvirt")]
+        "libvirt" => {
+            use backends::libvirt::{Libvirt, LibvirtConfig};
+            Arc::new(Libvirt::new(LibvirtConfig {
+                home: config.home.root().to_owned(),
+                uri: settings.libvirt_uri.clone(),
+                accel: accel(settings.accel),
+                images: images.clone(),
+            }))
+        }
+        other => {
+            let known = if cfg!(feature = "libvirt") { "libvirt, memory" } else { "memory (built without libvirt)" };
+            return Err(Fault::invalid(format!("no backend is named '{other}'")).hint(format!("there are: {known}")));
+        }
+    };
+    Ok(ProviderParts { backend, images, simulated, settings })
+}
+
+#[cfg(feature = "libvirt")]
+fn accel(wanted: crate::config::Accel) -> backends::libvirt::Accel {
+    use crate::config::Accel;
+    match wanted {
+        Accel::Auto => backends::libvirt::Accel::Auto,
+        Accel::Kvm => backends::libvirt::Accel::Kvm,
+        Accel::Tcg => backends::libvirt::Accel::Tcg,
+    }
+}
