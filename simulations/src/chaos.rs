@@ -3,9 +3,11 @@ use crate::host::Temper;
 use crate::network::Weather;
 use crate::scenario::Scenario;
 use crate::world::NodeId;
+use protocol::core::Input;
+use protocol::core::provider::Offering;
 use protocol::message::PowerAction;
 use protocol::names::CreateId;
-use protocol::units::Millis;
+use protocol::units::{Millis, Resources};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
@@ -23,10 +25,11 @@ enum Action {
     Temper,
     GuestOff,
     VmVanishes,
+    HostBusy,
 }
 
 /// Users act most; each disturbance is there often enough to meet every stage of a rental.
-const WEIGHTS: [(u32, Action); 14] = [
+const WEIGHTS: [(u32, Action); 15] = [
     (30, Action::Create),
     (5, Action::CreateAgain),
     (15, Action::Destroy),
@@ -41,6 +44,7 @@ const WEIGHTS: [(u32, Action); 14] = [
     (3, Action::Temper),
     (2, Action::GuestOff),
     (2, Action::VmVanishes),
+    (3, Action::HostBusy),
 ];
 
 /// A few nodes, some of them both provider and requestor, and so many actions; then everything must end well.
@@ -51,6 +55,14 @@ pub fn run(seed: u64, actions: u32) -> Scenario {
     for _ in 0..providers {
         let vms = scenario.world.dice.within(1..4) as u32;
         let node = scenario.provider(vms, "0.01");
+        // Sometimes it is the number of VMs that runs out first, sometimes a resource.
+        let (more, spare) = (scenario.world.dice.within(0..3) as u32, scenario.world.dice.percent(50));
+        if let Some(offer) = scenario.world.nodes[node].offer.as_mut() {
+            match spare {
+                true => offer.total = offer.total.plus(Resources::LARGE),
+                false => offer.max_vms += more,
+            }
+        }
         scenario.world.nodes[node].host.temper = Temper::bad();
     }
     for _ in 0..requestors {
@@ -133,6 +145,12 @@ fn act(scenario: &mut Scenario, action: Action, names: &mut u32) {
         }
         Action::VmVanishes => {
             scenario.world.nodes[node].host.vms.pop_first();
+        }
+        Action::HostBusy if up => {
+            let reason = "the host is busy".to_owned();
+            scenario.world.input(node, Input::Offer(Offering::Nothing { reason }));
+            let pause = scenario.world.dice.within(1..20_000);
+            scenario.world.survey_after(node, pause);
         }
         _ => {}
     }

@@ -16,12 +16,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Set to a seed, it runs that one alone and tells everything that happens.
 const REPLAY: &str = "SIM_SEED";
+/// Set to a number, so many seeds are tried instead of those that fit a test run.
+const SEEDS: &str = "SIM_SEEDS";
 
 /// Runs a scenario under many seeds; the one that fails is named with the command that replays it.
 #[allow(clippy::print_stderr, reason = "a failing seed must be named where the test's output goes")]
 pub fn explore(test: &str, seeds: u64, run: impl Fn(u64)) {
-    let replayed = std::env::var(REPLAY).ok().and_then(|seed| seed.parse().ok());
-    let seeds = replayed.map_or(0..seeds, |seed: u64| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match (number(REPLAY), number(SEEDS)) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(more)) => 0..more,
+        (None, None) => 0..seeds,
+    };
     for seed in seeds {
         if let Err(cause) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
             eprintln!("replay with: {REPLAY}={seed} cargo test -p simulations {test} -- --nocapture");

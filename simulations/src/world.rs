@@ -430,10 +430,10 @@ impl World {
         self.input(node, Input::Tick);
     }
 
-    /// Looks at the host anew, after the offer was changed.
-    pub fn survey(&mut self, node: NodeId) {
+    /// The node looks at its host anew.
+    pub fn survey_after(&mut self, node: NodeId, delay: u64) {
         let epoch = self.nodes[node].epoch;
-        self.at(1, Happening::Survey { node, epoch });
+        self.at(delay, Happening::Survey { node, epoch });
     }
 
     fn hash_effect(&mut self, node: NodeId, effect: &Effect) {

@@ -1,3 +1,7 @@
 //! The scenarios. A seed that fails is printed with the command that replays it.
+mod board;
 mod chaos;
+mod crash;
+mod failover;
 mod race;
+mod tenancy;

@@ -216,8 +216,8 @@ pub struct Ctx<'a> {
     pub key: &'a Keypair,
     pub network: &'a Network,
     pub rng: &'a mut ChaCha8Rng,
-    /// Whether the neighbours' boards have been read: what is not on ours now will not come in a moment.
-    pub settled: bool,
+    /// Since when the neighbours' boards have been read: what is not on ours now will hardly come any more.
+    pub settled: Option<Timestamp>,
     next_rpc: &'a mut u64,
     effects: &'a mut VecDeque<Effect>,
 }
@@ -294,7 +294,7 @@ macro_rules! ctx {
             key: &$core.key,
             network: &$core.network,
             rng: &mut $core.rng,
-            settled: $core.postings.is_settled(),
+            settled: $core.postings.settled_since(),
             next_rpc: &mut $core.next_rpc,
             effects: &mut $core.effects,
         }

@@ -49,6 +49,8 @@ pub struct Postings {
     whole_read: usize,
     whole_at: Timestamp,
     synced: bool,
+    /// When the last read of a whole board ended.
+    last_read: Option<Timestamp>,
     last_seq: u64,
     started: Timestamp,
     posted: Option<Posted>,
@@ -75,6 +77,7 @@ impl Postings {
             whole_read: 0,
             whole_at: now,
             synced: false,
+            last_read: None,
             last_seq: 0,
             started: now,
             posted: None,
@@ -90,9 +93,9 @@ impl Postings {
         self.synced
     }
 
-    /// Whether a board has been read, and none is being read: an empty answer now is the answer.
-    pub fn is_settled(&self) -> bool {
-        self.synced && self.reads.values().all(|read| read.own)
+    /// Since when a board has been read, and none is being read: an empty answer now is the answer.
+    pub fn settled_since(&self) -> Option<Timestamp> {
+        self.last_read.filter(|_| self.synced && self.reads.values().all(|read| read.own))
     }
 
     /// Also told when a neighbour that is there already has joined the board's topic.
@@ -151,6 +154,9 @@ impl Postings {
         result: &Result<Response, RpcFailure>,
     ) -> bool {
         let Some(read) = self.reads.remove(&rpc) else { return false };
+        if !read.own {
+            self.last_read = Some(ctx.now);
+        }
         let Ok(Response::Board(page)) = result else {
             if read.failures + 1 < READ_TRIES {
                 self.read(ctx, Read { failures: read.failures + 1, ..read });
@@ -320,7 +326,9 @@ impl Postings {
 
     /// The clock was set back: what had so long to go has as long still.
     pub fn clock_set_back(&mut self, by: Millis) {
-        for at in [&mut self.whole_at, &mut self.started].into_iter().chain(&mut self.published) {
+        for at in
+            [&mut self.whole_at, &mut self.started].into_iter().chain(&mut self.published).chain(&mut self.last_read)
+        {
             *at = at.set_back(by);
         }
         self.again_at = self.again_at.map(|at| at.set_back(by));

@@ -28,7 +28,7 @@ use crate::spec::{Query, VmSpec};
 use crate::units::{Millis, Timestamp};
 use release::Release;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// VMs one node rents at once, and failed creates it remembers beside them.
 pub const MAX_RENTALS: usize = 1024;
@@ -206,7 +206,9 @@ pub struct Requestor {
     experience: BTreeMap<PeerId, (u64, Experience)>,
     lessons: u64,
     /// The board as it was last looked at, and whether it was settled.
-    board_seen: (u64, bool),
+    board_seen: (u64, Option<Timestamp>),
+    /// Creates of an earlier run, for which nobody waits: what was begun is brought to its end, nothing new is begun.
+    unattended: BTreeSet<CreateId>,
 }
 
 impl Requestor {
@@ -231,6 +233,7 @@ impl Requestor {
                 Phase::Discovering | Phase::Quoting | Phase::Accepting => self.give_up_deal_and_forget(ctx, id),
                 Phase::Confirming | Phase::Leased => {
                     rental.deadline = rental.deadline.max(ctx.now + RESOLVE);
+                    self.unattended.insert(id);
                     let wake = Some(ctx.now);
                     self.work.insert(id, Work { wake, ..Work::default() });
                 }
@@ -488,6 +491,7 @@ impl Requestor {
 
     fn forget(&mut self, ctx: &mut Ctx, id: CreateId) -> StoreOp {
         self.rentals.remove(&id);
+        self.unattended.remove(&id);
         self.drop_work(ctx, id);
         StoreOp::delete(Table::Rentals, &id.0)
     }

@@ -54,6 +54,7 @@ impl Requestor {
                 }
                 _ if there.spec == request.spec => {
                     let deadline = there.deadline.max(ctx.now + request.timeout);
+                    self.unattended.remove(&id);
                     if let Some(rental) = self.rentals.get_mut(&id) {
                         rental.deadline = deadline;
                     }
@@ -130,8 +131,8 @@ impl Requestor {
         let exhausted = rental.tried.len() + work.shaky.len() >= MAX_TRIES;
         let candidates = if fresh.is_empty() || exhausted { shaky } else { fresh };
         if candidates.is_empty() || rental.tried.len() >= MAX_TRIES {
-            let patience = if ctx.settled { SETTLED_PATIENCE } else { DISCOVER_PATIENCE };
-            let until = rental.created + patience;
+            let settled = ctx.settled.map(|since| since.max(rental.created) + SETTLED_PATIENCE);
+            let until = settled.into_iter().fold(rental.created + DISCOVER_PATIENCE, Timestamp::min);
             if rental.tried.is_empty() && work.shaky.is_empty() && until > ctx.now {
                 work.wake = Some(until);
                 return;
@@ -377,6 +378,9 @@ impl Requestor {
 
     /// This provider is out: what may have been agreed is released on disk first, then the next best is asked.
     pub(super) fn deal_failed(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, fault: Fault) {
+        if self.unattended.contains(&id) {
+            return self.fail(ctx, id, fault);
+        }
         let mut ops = self.release_deal(ctx, id);
         let Some(rental) = self.rentals.get_mut(&id) else { return };
         let provider = rental.deal.take().map(|deal| deal.provider);
