@@ -4,7 +4,7 @@
 #   build   compiler, libvirt's headers, Rust          run     QEMU, libvirt, an ISO tool, ssh
 #   tiny    what builds the guest 'tiny'               debian  what builds the guest 'debian:12'
 #   guests  tiny debian                                demo    build run tiny (the default)
-#   test    all of these, and what only the tests call
+#   test    all of these, and what the tests call    lint    what `make lint` calls
 # It says what it will do and asks first, unless CI is set or root runs it without a terminal. Nothing is started, and
 # nothing that is there is replaced.
 set -euo pipefail
@@ -69,11 +69,34 @@ L
 openssh-server sshd
 rsync          rsync
 cloud-init     cloud-init
+python3        python3
 libxml2-utils  xmllint
 L
         ;;
+    lint)
+        cat <<'L'
+shellcheck shellcheck
+git        git
+L
+        if rust_is_good; then
+            echo "$(component rustfmt) cargo-fmt"
+            echo "$(component clippy) cargo-clippy"
+        fi
+        ;;
     *) return 1 ;;
     esac
+}
+
+# component NAME: the package that belongs to the Rust that is here. Debian's -web packages have their own; what
+# begins with rustup: is fetched by it.
+component() {
+    if [[ $(command -v cargo) == "$HOME"/.cargo/bin/* ]] || [ "$(dpkg-query -W -f '${db:Status-Status}' rustup 2>/dev/null)" = installed ]; then
+        echo "rustup:$1"
+    elif [ "$(dpkg-query -W -f '${db:Status-Status}' rustc-web 2>/dev/null)" = installed ]; then
+        [ "$1" = clippy ] && echo rust-web-clippy || echo "$1-web"
+    else
+        [ "$1" = clippy ] && echo rust-clippy || echo "$1"
+    fi
 }
 
 expand() {
@@ -83,8 +106,9 @@ expand() {
         demo) echo build run tiny ;;
         guests) echo tiny debian ;;
         test) echo build run tiny debian test ;;
+        lint) echo build lint ;;
         build | run | tiny | debian) echo "$group" ;;
-        *) die "unknown group '$group' (build, run, tiny, debian, guests, demo, test)" ;;
+        *) die "unknown group '$group' (build, run, tiny, debian, guests, demo, test, lint)" ;;
         esac
     done
 }
@@ -225,10 +249,18 @@ apt_install() { quietly as_root apt-get install -q -y --no-install-recommends "$
 # qemu-system-x86 apt finds no way for both at once; the system alone replaces the utilities, which then come back in
 # the version that fits.
 install() {
+    local package debs=()
+    for package in "$@"; do
+        case $package in
+        rustup:*) rustup component add "${package#rustup:}" || die "rustup component add ${package#rustup:} failed" ;;
+        *) debs+=("$package") ;;
+        esac
+    done
+    [ ${#debs[@]} -gt 0 ] || return 0
+    set -- "${debs[@]}"
     say "installing $*"
     apt_install "$@" && return
     say "not all at once; trying one after the other"
-    local package
     for package in "$@"; do
         apt_install "$package" || {
             show_log

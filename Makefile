@@ -1,0 +1,78 @@
+# Two commands are enough: `make demo` and `make test`. Each installs what is missing (and asks before it does).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+# apt and cargo both take one caller at a time.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+# The versions in Cargo.lock and no others.
+CARGOFLAGS ?= --locked
+# Where rustup puts cargo, for a shell that was open before it came; administrators' tools, for everyone.
+export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
+
+IMAGES := out/images
+BUILDERS := $(wildcard tests/guests/lib.sh)
+TINY := $(IMAGES)/tiny/manifest.json
+DEBIAN := $(IMAGES)/debian/manifest.json
+INSTALL_DEPS := tests/tools/install-deps.sh
+
+.PHONY: help demo test bench image-tiny image-debian bundle-tiny bundle-debian lint install deps-%
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps-demo $(TINY) ## rent a VM from another node process on this machine, use it, give it back
+	$(CARGO) build $(CARGOFLAGS) -p cli
+	target/debug/golemnode demo --image $(IMAGES)/tiny
+
+test: deps-test $(TINY) ## every test, with real guests; says at the end what it skipped and why
+	CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS)" tests/tools/run-tests.sh
+
+bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux; takes a while
+	@compgen -G 'tests/src/bin/bench*' >/dev/null || { echo "make bench: this tree has no tests/src/bin/bench yet" >&2; exit 1; }
+	$(CARGO) build --release $(CARGOFLAGS) -p cli
+	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" $(CARGO) run --release $(CARGOFLAGS) -p tests --bin bench
+
+image-tiny: deps-build deps-run $(TINY) ## build the guest 'tiny' and import it into the home (GOLEMNODE_HOME)
+	$(CARGO) build $(CARGOFLAGS) -p cli
+	target/debug/golemnode image import $(IMAGES)/tiny
+
+image-debian: deps-build deps-run $(DEBIAN) ## build the guest 'debian:12' and import it into the home
+	$(CARGO) build $(CARGOFLAGS) -p cli
+	target/debug/golemnode image import $(IMAGES)/debian
+
+lint: deps-lint ## what CI checks before it runs the tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(CARGOFLAGS) --workspace --all-targets -- -D warnings
+	$(CARGO) check $(CARGOFLAGS) -p cli --no-default-features
+	tests/tools/check-layers.sh
+	tests/tools/check-purity.sh
+	tests/tools/check-scripts.sh
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --log-level error check bans licenses sources; \
+	else echo "make lint: cargo-deny is not there, dependencies were not judged (cargo install --locked cargo-deny)"; fi
+
+install: deps-build ## the release binary, manual pages and completions, below PREFIX (/usr/local)
+	$(CARGO) build --release $(CARGOFLAGS) -p cli
+	install -D -m 755 target/release/golemnode "$(DESTDIR)$(PREFIX)/bin/golemnode"
+	rm -rf out/man && target/release/golemnode man out/man
+	install -d "$(DESTDIR)$(PREFIX)/share/man/man1"
+	install -m 644 out/man/*.1 "$(DESTDIR)$(PREFIX)/share/man/man1/"
+	install -d $(addprefix "$(DESTDIR)$(PREFIX)"/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	target/release/golemnode completions bash >"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/golemnode"
+	target/release/golemnode completions zsh >"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_golemnode"
+	target/release/golemnode completions fish >"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/golemnode.fish"
+
+deps-%:
+	@$(INSTALL_DEPS) $*
+
+# The bundles are kept until what they are made from changes.
+bundle-tiny: $(TINY)
+bundle-debian: $(DEBIAN)
+$(TINY): tests/guests/build-tiny.sh $(BUILDERS) $(wildcard tests/guests/tiny.*) $(shell find tests/guests/tiny -type f 2>/dev/null) | deps-tiny
+	tests/guests/build-tiny.sh $(IMAGES)/tiny
+$(DEBIAN): tests/guests/build-debian.sh $(BUILDERS) $(wildcard tests/guests/debian.*) $(shell find tests/guests/debian -type f 2>/dev/null) | deps-guests
+	tests/guests/build-debian.sh $(IMAGES)/debian
