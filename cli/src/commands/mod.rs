@@ -1,0 +1,33 @@
+//! One file for each group of commands.
+pub mod demo;
+pub mod doctor;
+pub mod events;
+pub mod image;
+pub mod key;
+pub mod lease;
+pub mod manual;
+pub mod node;
+pub mod provider;
+pub mod vm;
+
+use crate::args::Command;
+use crate::context::Context;
+use crate::failure::Outcome;
+
+pub fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Node(command) => node::run(context, command),
+        Command::Up(args) => node::up(context, args),
+        Command::Provider(command) => provider::run(context, command),
+        Command::Vm(command) => vm::run(context, command),
+        Command::Lease(command) => lease::run(context, command),
+        Command::Image(command) => image::run(context, command),
+        Command::Key(command) => key::run(context, command),
+        Command::Events(args) => events::run(context, &args),
+        Command::Doctor(args) => doctor::run(context, &args),
+        Command::Demo(args) => demo::run(context, &args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::pages(&dir),
+        Command::Version => manual::version(context),
+    }
+}

@@ -1,0 +1,242 @@
+//! `golemnode node …`: run it, and see what it does.
+use crate::context::{Context, interrupted};
+use crate::failure::Outcome;
+use crate::output::{dash, fields, some_of, table};
+use clap::{Args, Subcommand};
+use node::api::client::{self, Client};
+use node::api::types::{NodeStatus, PeerView};
+use node::config::{NodeConfig, NodeLock, Settings};
+use protocol::names::BackendKind;
+use protocol::units::Millis;
+use protocol::{ErrorCode, Fault};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The node's own deadline for stopping is 10 s.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+const STOP_POLL: Duration = Duration::from_millis(20);
+
+#[derive(Subcommand)]
+pub enum NodeCommand {
+    /// Run a node until Ctrl-C
+    Run(RunArgs),
+    /// Print this node's peer id
+    Id,
+    /// Show what the node is, whom it knows and what it offers
+    Status,
+    /// List the nodes it is connected to
+    Peers,
+    /// Print what another node needs to join this one's mesh
+    Invite,
+    /// Stop the node that runs on this home
+    Stop,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// Offer virtual machines on this one
+    #[arg(long)]
+    provide: bool,
+    /// What makes the machines: libvirt, or memory (simulated ones, for tests)
+    #[arg(long, value_name = "B", requires = "provide")]
+    backend: Option<BackendKind>,
+    /// Listen here, such as /ip4/0.0.0.0/tcp/4001; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Do not look for nodes on the local network
+    #[arg(long)]
+    no_mdns: bool,
+    /// Leave after so long without a request, a tunnel or an unfinished release
+    #[arg(long, value_name = "DURATION", hide = true)]
+    idle_exit: Option<Millis>,
+}
+
+pub fn run(context: &Context, command: NodeCommand) -> Outcome {
+    match command {
+        NodeCommand::Run(args) => up(context, args),
+        NodeCommand::Id => id(context),
+        NodeCommand::Status => {
+            let status = context.node().and_then(|node| context.block_on(async { node.status().await }))?;
+            context.show(&status, || status_text(&status))
+        }
+        NodeCommand::Peers => {
+            let peers = context.node().and_then(|node| context.block_on(async { node.peers().await }))?;
+            context.show(&peers, || peers_text(&peers))
+        }
+        NodeCommand::Invite => invite(context),
+        NodeCommand::Stop => stop(context),
+    }
+}
+
+pub fn up(context: &Context, args: RunArgs) -> Outcome {
+    let home = context.home()?;
+    home.create()?;
+    let mut settings = Settings::load(&home)?;
+    if let Some(network) = &context.global.network {
+        settings.network = network.clone();
+    }
+    if !context.global.bootstrap.is_empty() {
+        settings.bootstrap = context.global.bootstrap.clone();
+    }
+    if !args.listen.is_empty() {
+        settings.listen = args.listen;
+    }
+    if let Some(backend) = args.backend {
+        settings.provider.backend = backend;
+    }
+    settings.mdns &= !args.no_mdns;
+    let mut config = NodeConfig::new(home.clone(), settings, args.provide)?;
+    config.idle_exit = args.idle_exit.map(Millis::as_std);
+    log_to_stderr(context);
+
+    let detached = config.idle_exit.is_some();
+    let (peer, quiet) = (config.identity.peer_id(), context.is_quiet());
+    let ready = move || {
+        if !quiet {
+            eprintln!("node {peer} runs on {}; Ctrl-C stops it", home.root().display());
+        }
+    };
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = built.map_err(|error| Fault::internal(format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::spawn(stop_on_signal(stop.clone(), detached));
+        node::run(config, stop, ready).await
+    })?;
+    Ok(0)
+}
+
+/// A detached node outlives the terminal that it was started from.
+async fn stop_on_signal(stop: CancellationToken, detached: bool) {
+    use tokio::signal::unix::{SignalKind, signal};
+    if !detached {
+        let _ = interrupted().await;
+        return stop.cancel();
+    }
+    // Taken and ignored: by default a hangup would end the process.
+    let _hangup = signal(SignalKind::hangup());
+    if let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+    }
+}
+
+fn log_to_stderr(context: &Context) {
+    let level = match (context.global.verbose, context.is_quiet()) {
+        (_, true) => "error",
+        (0, _) => "warn,node=info,backends=info",
+        (1, _) => "info,node=debug,backends=debug",
+        _ => "debug,node=trace,backends=trace",
+    };
+    let filter = EnvFilter::try_from_env("GOLEMNODE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let color = context.color_on_stderr();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+    // Already set only when one process runs two nodes, which shares the log.
+    let _ = log.try_init();
+}
+
+#[derive(Serialize)]
+struct Id {
+    peer_id: String,
+}
+
+/// Needs no node, only the key.
+fn id(context: &Context) -> Outcome {
+    let home = context.home()?;
+    home.create()?;
+    let id = Id { peer_id: home.identity()?.peer_id().to_string() };
+    context.show(&id, || format!("{}\n", id.peer_id))
+}
+
+fn status_text(status: &NodeStatus) -> String {
+    let provider = status.provider.as_ref();
+    let advert = provider.map(|p| match (&p.reason, p.advertised) {
+        (_, true) => "on the board".to_owned(),
+        (Some(reason), false) => format!("none: {reason}"),
+        (None, false) => "none".to_owned(),
+    });
+    fields(&[
+        ("peer id", Some(status.peer_id.to_string())),
+        ("version", Some(status.version.clone())),
+        ("network", Some(status.network.clone())),
+        ("roles", Some(some_of(&status.roles, 9))),
+        ("listens on", Some(status.listen_addrs.join("\n             "))),
+        ("reachability", Some(status.reachability.clone())),
+        ("peers", Some(status.peers.to_string())),
+        ("board", Some(format!("{} adverts, {} shards", status.board.adverts, status.board.shards))),
+        ("up", Some(Millis::secs(status.uptime_s).to_string())),
+        ("advert", advert),
+        ("backend", provider.map(|p| format!("{} ({}, egress {})", p.backend, p.isolation, p.egress))),
+        ("offers", provider.map(|p| p.offer.to_string())),
+        ("free", provider.map(|p| p.free.to_string())),
+        ("leases", provider.map(|p| format!("{} of {}", p.leases, p.max_vms))),
+        ("images", provider.map(|p| some_of(&p.images, 9))),
+        ("price", provider.map(|p| format!("{} {}/h", p.price_per_hour, p.currency))),
+    ])
+}
+
+fn peers_text(peers: &[PeerView]) -> String {
+    let row = |peer: &PeerView| {
+        vec![
+            peer.peer_id.to_string(),
+            peer.direction.clone(),
+            dash(peer.latency_ms.map(|ms| format!("{ms} ms"))),
+            Millis::secs(peer.connected_s).to_string(),
+            dash(peer.agent.clone()),
+            dash(peer.addrs.first()),
+        ]
+    };
+    let rows: Vec<_> = peers.iter().map(row).collect();
+    table(&["PEER", "DIRECTION", "LATENCY", "CONNECTED", "AGENT", "ADDRESS"], &rows)
+}
+
+#[derive(Serialize)]
+struct Invitation {
+    network: String,
+    bootstrap: Vec<String>,
+}
+
+fn invite(context: &Context) -> Outcome {
+    let status = context.node().and_then(|node| context.block_on(async { node.status().await }))?;
+    let mut bootstrap = status.external_addrs;
+    // Nobody else reaches a loopback address, unless there is no other.
+    let (local, open): (Vec<_>, Vec<_>) = status
+        .listen_addrs
+        .into_iter()
+        .partition(|addr| addr.starts_with("/ip4/127.") || addr.starts_with("/ip6/::1/"));
+    bootstrap.extend(open);
+    if bootstrap.is_empty() {
+        bootstrap = local;
+    }
+    let invitation = Invitation { network: status.network, bootstrap };
+    context.show(&invitation, || {
+        let addrs: String = invitation.bootstrap.iter().map(|addr| format!(" --bootstrap {addr}")).collect();
+        format!("golemnode --network {}{addrs} node run\n", invitation.network)
+    })
+}
+
+fn stop(context: &Context) -> Outcome {
+    let home = context.home()?;
+    let nobody = || Fault::new(ErrorCode::Unavailable, format!("no node runs on {}", home.root().display()));
+    if !client::is_alive(&home) {
+        return Err(nobody().hint("--home names another home").into());
+    }
+    let client = Client::new(&home);
+    context.block_on(async { client.stop().await })?;
+    // Only when its lock is free can the next one start.
+    let deadline = Instant::now() + STOP_DEADLINE;
+    while client::is_alive(&home) || NodeLock::take(&home).is_err() {
+        if Instant::now() > deadline {
+            let late = format!("the node did not stop within {} s", STOP_DEADLINE.as_secs());
+            return Err(Fault::new(ErrorCode::Timeout, late).into());
+        }
+        std::thread::sleep(STOP_POLL);
+    }
+    context.say("the node has stopped");
+    Ok(0)
+}

@@ -1,0 +1,189 @@
+//! `golemnode vm …`: rent virtual machines and use them.
+pub mod create;
+mod keys;
+mod progress;
+mod proxy;
+mod ssh;
+
+use crate::context::{Context, left_alone};
+use crate::failure::{Failure, Outcome};
+use crate::output::{dash, fields, table};
+use clap::Subcommand;
+use node::api::types::{VmActionBody, VmActionName, VmStatus, VmView};
+use protocol::units::{Millis, Resources};
+use protocol::{ErrorCode, Fault};
+
+#[derive(Subcommand)]
+pub enum VmCommand {
+    /// Rent a virtual machine and boot it
+    #[command(visible_alias = "launch")]
+    Create(Box<create::CreateArgs>),
+    /// List your virtual machines
+    List,
+    /// Show one
+    Info {
+        /// Its name or id
+        name: String,
+    },
+    /// Boot one that is stopped
+    Start { name: String },
+    /// Shut one down; its disk and its lease stay
+    Stop {
+        name: String,
+        /// Cut the power instead of asking the guest
+        #[arg(long)]
+        force: bool,
+    },
+    /// Shut one down and boot it again
+    Restart { name: String },
+    /// End its lease and remove it with its disk
+    Destroy { name: String },
+    /// Log in, or run a command with OpenSSH's own options
+    #[command(visible_alias = "shell")]
+    Ssh(ssh::SshArgs),
+    /// Run a command in the guest, and exit with its code
+    Exec(ssh::ExecArgs),
+    /// Join stdin and stdout to a port of the guest (OpenSSH's ProxyCommand)
+    Proxy(proxy::ProxyArgs),
+    /// Print Host blocks for ~/.ssh/config, so that ssh, scp, rsync and Ansible find the guests by name
+    SshConfig {
+        /// Only these; without any, all that have been booted
+        names: Vec<String>,
+    },
+    /// Wait until one is in a state
+    Wait {
+        name: String,
+        /// pending, provisioning, running, stopping, stopped, suspended, destroying, destroyed, failed, expired, unknown
+        #[arg(value_parser = status)]
+        state: VmStatus,
+        /// Give up after so long
+        #[arg(long, value_name = "DURATION", default_value = "5m")]
+        timeout: Millis,
+    },
+}
+
+pub fn run(context: &Context, command: VmCommand) -> Outcome {
+    let act = |name: &str, action, force| act(context, name, VmActionBody { action, force });
+    match command {
+        VmCommand::Create(args) => create::run(context, *args),
+        VmCommand::List => list(context),
+        VmCommand::Info { name } => {
+            let vm = find(context, &name)?;
+            context.show(&vm, || info_text(&vm))
+        }
+        VmCommand::Start { name } => act(&name, VmActionName::Start, false),
+        VmCommand::Stop { name, force } => act(&name, VmActionName::Stop, force),
+        VmCommand::Restart { name } => act(&name, VmActionName::Restart, false),
+        VmCommand::Destroy { name } => destroy(context, &name),
+        VmCommand::Ssh(args) => ssh::ssh(context, args),
+        VmCommand::Exec(args) => ssh::exec(context, args),
+        VmCommand::Proxy(args) => proxy::run(context, &args),
+        VmCommand::SshConfig { names } => ssh::config(context, &names),
+        VmCommand::Wait { name, state, timeout } => {
+            let node = context.node()?;
+            let vm = context.block_on(async { node.wait(&name, state, timeout.as_std()).await })?;
+            context.show(&vm, || format!("{} is {}\n", vm.name, word(vm.status)))
+        }
+    }
+}
+
+fn find(context: &Context, name: &str) -> Result<VmView, Failure> {
+    let node = context.node()?;
+    context.block_on(async { node.vm(name).await })
+}
+
+fn list(context: &Context) -> Outcome {
+    let vms = context.node().and_then(|node| context.block_on(async { node.vms().await }))?;
+    context.show(&vms, || list_text(&vms))
+}
+
+fn act(context: &Context, name: &str, body: VmActionBody) -> Outcome {
+    let node = context.node()?;
+    let vm = context.block_on(async { node.act(name, &body).await })?;
+    context.show(&vm, || format!("{} is {}\n", vm.name, word(vm.status)))
+}
+
+fn destroy(context: &Context, name: &str) -> Outcome {
+    let node = context.node()?;
+    let vm = context.block_on(async { node.vm(name).await })?;
+    if !context.confirm(&format!("destroy '{}' and its disk?", vm.name))? {
+        return left_alone(context);
+    }
+    let vm = context.block_on(async { node.destroy(&vm.id).await })?;
+    context.show(&vm, || format!("{} is {}\n", vm.name, word(vm.status)))
+}
+
+/// A status as it is written in JSON.
+fn word(status: VmStatus) -> String {
+    let value = serde_json::to_value(status).ok();
+    value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn status(text: &str) -> Result<VmStatus, Fault> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| {
+        Fault::invalid(format!("'{}' is not a state of a VM", text.chars().take(40).collect::<String>()))
+            .hint("use pending, provisioning, running, stopped, suspended, destroyed, failed or expired")
+    })
+}
+
+fn size(vm: &VmView) -> Resources {
+    Resources { cpus: vm.cpus, memory_mib: vm.memory_mib, disk_gib: vm.disk_gib }
+}
+
+fn list_text(vms: &[VmView]) -> String {
+    let row = |vm: &VmView| {
+        vec![
+            vm.name.to_string(),
+            word(vm.status),
+            vm.image.to_string(),
+            vm.cpus.to_string(),
+            vm.memory_mib.to_string(),
+            vm.disk_gib.to_string(),
+            dash(vm.provider.map(|peer| peer.short())),
+            dash(vm.isolation),
+            dash(vm.lease.as_ref().map(|lease| format!("{} {}/h", lease.price_per_hour, lease.currency))),
+            dash(vm.lease.as_ref().map(|lease| &lease.expires_at)),
+        ]
+    };
+    let head = ["NAME", "STATUS", "IMAGE", "CPUS", "MEMORY", "DISK", "PROVIDER", "ISOLATION", "PRICE", "EXPIRES"];
+    table(&head, &vms.iter().map(row).collect::<Vec<_>>())
+}
+
+fn info_text(vm: &VmView) -> String {
+    let times = vm.timings_ms;
+    let timings = format!(
+        "discover {}, quote {}, lease {}, provision {}, boot {}, total {} ms",
+        times.discover, times.quote, times.lease, times.provision, times.boot, times.total
+    );
+    fields(&[
+        ("name", Some(vm.name.to_string())),
+        ("id", Some(vm.id.clone())),
+        ("status", Some(word(vm.status))),
+        ("because", vm.status_detail.clone()),
+        ("error", vm.error.as_ref().map(ToString::to_string)),
+        ("image", Some(vm.image.to_string())),
+        ("size", Some(size(vm).to_string())),
+        ("provider", vm.provider.map(|peer| peer.to_string())),
+        ("isolation", vm.isolation.map(|isolation| isolation.to_string())),
+        ("egress", Some(vm.egress.to_string())),
+        ("lease", vm.lease.as_ref().map(|lease| lease.id.to_string())),
+        ("price", vm.lease.as_ref().map(|lease| format!("{} {}/h", lease.price_per_hour, lease.currency))),
+        ("expires", vm.lease.as_ref().map(|lease| lease.expires_at.clone())),
+        ("created", Some(vm.created_at.clone())),
+        ("timings", Some(timings).filter(|_| times.total > 0)),
+        ("log in", vm.ssh.as_ref().map(|_| format!("golemnode vm ssh {}", vm.name))),
+    ])
+}
+
+/// What a VM must be for its ports to be reached.
+fn running(vm: &VmView) -> Result<(), Fault> {
+    if vm.status == VmStatus::Running {
+        return Ok(());
+    }
+    let hint = match vm.status {
+        VmStatus::Stopped => format!("'golemnode vm start {}' boots it", vm.name),
+        VmStatus::Pending | VmStatus::Provisioning => format!("'golemnode vm wait {} running' waits for it", vm.name),
+        _ => format!("'golemnode vm info {}' says more", vm.name),
+    };
+    Err(Fault::new(ErrorCode::WrongState, format!("'{}' is {}, not running", vm.name, word(vm.status))).hint(hint))
+}
