@@ -16,7 +16,7 @@ for script in "${scripts[@]}"; do
 done
 how="parsed"
 if command -v shellcheck >/dev/null; then
-    shellcheck -x -S style "${scripts[@]}"
+    shellcheck -x -P SCRIPTDIR -S warning "${scripts[@]}"
     how="parsed and shellchecked"
 fi
 echo "check-scripts: ${#scripts[@]} scripts $how"

@@ -6,7 +6,7 @@
 #   guests  tiny debian                                demo    build run tiny (the default)
 #   test    all of these, and what the tests call    lint    what `make lint` calls
 # It says what it will do and asks first, unless CI is set or root runs it without a terminal. Nothing is started, and
-# nothing that is there is replaced.
+# nothing that is there is replaced, but for a distribution's Rust that is too old.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -144,13 +144,15 @@ rust_packages() {
     local suffix version
     for suffix in "" -web; do
         version=$(candidate "rustc$suffix")
-        [ -n "$version" ] && [ -n "$(candidate "cargo$suffix")" ] || continue
-        at_least "$version" "$wanted" && echo "rustc$suffix cargo$suffix" && return
+        if [ -n "$version" ] && [ -n "$(candidate "cargo$suffix")" ] && at_least "$version" "$wanted"; then
+            echo "rustc$suffix cargo$suffix"
+            return
+        fi
     done
     [ -z "$(candidate rustup)" ] || echo rustup
 }
 no_rust() {
-    die "Rust $wanted or newer is needed, ${1:-there is none here}: install it with https://rustup.rs, then run this again"
+    die "Rust $wanted or newer is needed, $1: ${2:-install it with https://rustup.rs, then run this again}"
 }
 
 case ${1:-} in -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
@@ -184,14 +186,21 @@ if ! command -v apt-get >/dev/null; then
     exit 1
 fi
 
-sudo=()
-if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || die "run as root, or install sudo: apt-get install ${missing[*]}"
-    sudo=(sudo)
+if [ "$rust" = 1 ]; then
+    old=$(rust_version || true)
+    case $(command -v cargo || true) in
+    "" | /usr/bin/*) missing+=("rust${old:+ ($wanted or newer instead of $old)}") ;;
+    # apt's Rust would stand behind it on the path.
+    *) no_rust "the one at $(command -v cargo) is ${old:-broken}" "rustup update stable, then run this again" ;;
+    esac
 fi
-[ "$rust" = 0 ] || missing+=("rust")
 [ ${#missing[@]} -gt 0 ] || missing=("package lists")
 say "missing: ${missing[*]}"
+sudo=()
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || die "run this as root, or install sudo"
+    sudo=(sudo)
+fi
 if [ -z "${CI:-}" ] && { [ -t 0 ] || [ "$(id -u)" != 0 ]; }; then
     [ -t 0 ] || die "no terminal to ask on; CI=1 installs without asking"
     read -r -p "install-deps: fetch them with ${sudo[*]:+${sudo[*]} }apt-get? [Y/n] " answer
@@ -227,11 +236,6 @@ if [ "$rust" = 1 ]; then
     unset 'missing[-1]'
     read -r -a rust_names < <(rust_packages) || true
     [ ${#rust_names[@]} -gt 0 ] || no_rust "and this distribution has none"
-    # Removing somebody's Rust is theirs to do.
-    if installed=$(dpkg-query -W -f '${db:Status-Status}\n' rustc 2>/dev/null) && [ "$installed" = installed ] &&
-        [ "${rust_names[0]}" != rustc ]; then
-        die "Rust $(rust_version) is too old ($wanted is needed): apt-get install ${rust_names[*]} replaces it, or take https://rustup.rs"
-    fi
     missing+=("${rust_names[@]}")
 fi
 

@@ -26,9 +26,12 @@ export GOLEMNODE_TEST_IMAGES=$PWD/out/images
 
 status=0
 if "$CARGO" nextest --version >/dev/null 2>&1; then
+    report=target/nextest/ci/junit.xml
+    rm -f "$report"
     "$CARGO" nextest run "${flags[@]}" --workspace --profile ci "$@" || status=$?
     # The report has what tests printed that passed. One line each: the test, and its reason.
-    awk '
+    # There is none when the tests did not build.
+    [ ! -e "$report" ] || awk '
         match($0, /<testcase name="[^"]*"/) { name = substr($0, RSTART + 16, RLENGTH - 17) }
         (at = index($0, "SKIPPED:")) {
             text = substr($0, at + 8)
@@ -36,7 +39,7 @@ if "$CARGO" nextest --version >/dev/null 2>&1; then
             gsub(/&lt;/, "<", text); gsub(/&gt;/, ">", text); gsub(/&quot;/, "\"", text)
             gsub(/&apos;|&#39;/, "\047", text); gsub(/&amp;/, "\\&", text)
             print name ":" text
-        }' target/nextest/ci/junit.xml >>"$skipped"
+        }' "$report" >>"$skipped"
     # nextest has no doc tests.
     [ "$status" != 0 ] || "$CARGO" test "${flags[@]}" --workspace --doc --quiet >"$log" 2>&1 || {
         status=$?
