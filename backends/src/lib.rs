@@ -19,6 +19,8 @@ use serde::Serialize;
 use std::net::SocketAddr;
 
 pub mod images;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
 pub mod memory;
 mod ready;
 pub mod seed;

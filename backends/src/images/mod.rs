@@ -4,7 +4,11 @@ mod manifest;
 mod qemu_img;
 
 pub use manifest::{BootFile, Bundle, DiskFile, DiskFormat, Manifest};
-pub(crate) use qemu_img::{create_overlay, run};
+#[cfg(feature = "libvirt")]
+pub(crate) use qemu_img::create_overlay;
+pub(crate) use qemu_img::run;
+/// For `doctor`.
+pub use qemu_img::version as qemu_img_version;
 
 use manifest::{MAX_DISK_FILE, MAX_INITRD, MAX_KERNEL, MAX_MANIFEST, check_boot};
 use protocol::names::{Arch, Digest, GuestUser, ImageName};

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 /// (CVE-2015-5162), hence 1 GiB of address space and 30 s of CPU.
 const LIMITED: &str = "ulimit -v 1048576 && ulimit -t 30 && exec qemu-img \"$@\"";
 const INFO_TIMEOUT: Duration = Duration::from_secs(40);
+#[cfg(feature = "libvirt")]
 /// Creating an overlay writes 200 KB, but a busy disk may sync for long.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_ANSWER: u64 = 1 << 20;
@@ -65,6 +66,7 @@ fn judge(answer: &str, shown: &str) -> Result<DiskInfo, Fault> {
     }
 }
 
+#[cfg(feature = "libvirt")]
 /// A qcow2 overlay on a base that is never written.
 pub fn create_overlay(overlay: &Path, base: &Path, base_format: DiskFormat, bytes: u64) -> Result<(), Fault> {
     let mut command = Command::new("qemu-img");

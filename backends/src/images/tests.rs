@@ -32,7 +32,7 @@ fn an_image_comes_in_whole_is_found_verified_and_goes() {
     let mut seen = (0, 0);
     let manifest = store.import(&source(disk.clone(), None), &mut |done, all| seen = (done, all)).unwrap();
     assert!(seen.0 == seen.1 && seen.0 > 0, "{seen:?}");
-    assert_eq!(store.list().unwrap(), [manifest.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&manifest));
     assert_eq!(manifest.disk.virtual_size_bytes, 64 << 20);
     assert_eq!(store.import(&source(disk.clone(), None), &mut |_, _| {}).unwrap(), manifest, "the same again");
     store.verify(&name).unwrap();

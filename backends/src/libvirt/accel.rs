@@ -1,0 +1,113 @@
+//! KVM where it truly works. The device is no proof: there are hosts on which it opens, libvirt reports it, and every
+//! guest hangs. So the first guest under KVM is watched, and what came of it is remembered for this boot of the host.
+use super::xml::Engine;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const DEVICE: &str = "/dev/kvm";
+/// Under working KVM a kernel reads its disk within a second or two; a guest that has read nothing by then hangs.
+pub const FIRST_SIGN: Duration = Duration::from_secs(10);
+/// A full distribution is at its sshd within 30 s under KVM on slow disks.
+pub const FIRST_GUEST: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accel {
+    #[default]
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Works,
+    Fails,
+    Unproven,
+}
+
+pub struct Acceleration {
+    wanted: Accel,
+    device: PathBuf,
+    file: PathBuf,
+    known: Mutex<Option<Verdict>>,
+}
+
+impl Acceleration {
+    pub fn new(wanted: Accel, home: &Path) -> Self {
+        Acceleration { wanted, device: DEVICE.into(), file: home.join("libvirt/kvm-verdict"), known: Mutex::new(None) }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        match self.wanted {
+            Accel::Tcg => return Verdict::Fails,
+            Accel::Kvm => return Verdict::Works,
+            Accel::Auto => {}
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.get_or_insert_with(|| {
+            let verdict = if self.device.exists() { self.remembered() } else { Verdict::Fails };
+            if verdict == Verdict::Fails {
+                tracing::warn!(
+                    "guests are emulated: KVM is not to be had here, so they are slow and QEMU promises no isolation"
+                );
+            }
+            verdict
+        })
+    }
+
+    pub fn engine(&self) -> Engine {
+        if self.verdict() == Verdict::Fails { Engine::Tcg } else { Engine::Kvm }
+    }
+
+    fn remembered(&self) -> Verdict {
+        let Ok(text) = fs::read_to_string(&self.file) else { return Verdict::Unproven };
+        match text.split_once(' ') {
+            Some((boot, "works")) if boot == boot_id() => Verdict::Works,
+            Some((boot, "fails")) if boot == boot_id() => Verdict::Fails,
+            _ => Verdict::Unproven,
+        }
+    }
+
+    pub fn remember(&self, verdict: Verdict) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+        let word = if verdict == Verdict::Works { "works" } else { "fails" };
+        if verdict == Verdict::Fails {
+            tracing::warn!("a first guest did not come up under KVM: guests are emulated until this host is rebooted");
+        }
+        if let Err(error) = fs::write(&self.file, format!("{} {word}", boot_id())) {
+            tracing::warn!(%error, "the verdict on KVM is not remembered");
+        }
+    }
+}
+
+fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(home: &Path, device: &Path) -> Acceleration {
+        fs::create_dir_all(home.join("libvirt")).unwrap();
+        Acceleration { device: device.into(), ..Acceleration::new(Accel::Auto, home) }
+    }
+
+    #[test]
+    fn a_verdict_holds_for_this_boot_and_no_other() {
+        let home = tempfile::tempdir().unwrap();
+        let device = home.path().join("kvm");
+        assert_eq!(at(home.path(), &device).verdict(), Verdict::Fails, "no device");
+        fs::write(&device, "").unwrap();
+        assert_eq!(at(home.path(), &device).verdict(), Verdict::Unproven);
+        for verdict in [Verdict::Works, Verdict::Fails] {
+            at(home.path(), &device).remember(verdict);
+            assert_eq!(at(home.path(), &device).verdict(), verdict);
+        }
+        fs::write(home.path().join("libvirt/kvm-verdict"), "another-boot fails").unwrap();
+        assert_eq!(at(home.path(), &device).verdict(), Verdict::Unproven);
+    }
+}

@@ -1,0 +1,247 @@
+//! libvirt, by default its embedded QEMU driver. Calls into libvirt block, so each runs on a thread of its own; work on
+//! one VM is one thing after the other, also when whoever asked has stopped waiting.
+//!
+//! `<home>/vms/<lease id>/` holds a VM's overlay, seed and order; its domain is named after the lease.
+mod accel;
+mod connection;
+mod domain;
+mod xml;
+
+pub use accel::Accel;
+pub use xml::domain_name;
+
+use crate::images::ImageStore;
+use crate::{Backend, Capabilities, Check, HostInfo, Instance, InstanceOrder, Progress, Stage, images, seed};
+use accel::{Acceleration, Verdict};
+use async_trait::async_trait;
+use connection::Connection;
+use protocol::names::{Arch, BackendKind, Egress, Isolation, LeaseId};
+use protocol::units::{DiskGib, MemoryMib};
+use protocol::{ErrorCode, Fault};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::mpsc;
+
+/// The stages of one create.
+const STAGES: usize = 8;
+
+#[derive(Clone, Debug)]
+pub struct LibvirtConfig {
+    pub home: PathBuf,
+    /// None: the embedded driver.
+    pub uri: Option<String>,
+    pub accel: Accel,
+    pub images: ImageStore,
+}
+
+pub struct Libvirt {
+    host: Arc<Host>,
+}
+
+/// What blocking work needs.
+struct Host {
+    connection: Connection,
+    acceleration: Acceleration,
+    images: ImageStore,
+    home: PathBuf,
+    /// One piece of work at a time for each VM. Entries go with the last who holds one.
+    locks: Mutex<HashMap<LeaseId, Weak<Mutex<()>>>>,
+    /// Forwards of a running domain, by its number, which changes with every start.
+    forwards: Mutex<HashMap<LeaseId, Forwards>>,
+}
+
+#[derive(Default)]
+struct Forwards {
+    domain: u32,
+    ports: HashMap<u16, SocketAddr>,
+}
+
+impl Libvirt {
+    pub fn new(config: LibvirtConfig) -> Self {
+        Libvirt {
+            host: Arc::new(Host {
+                connection: Connection::new(&config),
+                acceleration: Acceleration::new(config.accel, &config.home),
+                images: config.images,
+                home: config.home,
+                locks: Mutex::default(),
+                forwards: Mutex::default(),
+            }),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Host) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let host = self.host.clone();
+        let done = tokio::task::spawn_blocking(move || work(&host)).await;
+        done.unwrap_or_else(|error| Err(Fault::internal(format!("work on libvirt has ended: {error}"))))
+    }
+
+    /// Work on one VM, after whatever is under way for it.
+    async fn on<T: Send + 'static>(
+        &self,
+        id: LeaseId,
+        work: impl FnOnce(&Host) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.blocking(move |host| {
+            let lock = host.lock_of(id);
+            let _turn = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            work(host)
+        })
+        .await
+    }
+}
+
+impl Host {
+    fn lock_of(&self, id: LeaseId) -> Arc<Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(&id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(Mutex::new(()));
+        locks.insert(id, Arc::downgrade(&lock));
+        lock
+    }
+    fn folder(&self, id: LeaseId) -> PathBuf {
+        self.home.join("vms").join(id.to_string())
+    }
+}
+
+#[async_trait]
+impl Backend for Libvirt {
+    fn kind(&self) -> BackendKind {
+        "libvirt".parse().expect("a constant that is a valid name")
+    }
+
+    async fn capabilities(&self) -> Capabilities {
+        let proven = self.host.acceleration.verdict() == Verdict::Works;
+        Capabilities {
+            isolation: if proven { Isolation::Hardware } else { Isolation::Emulated },
+            egress: Egress::None,
+            arch: Arch::of_this_build().unwrap_or(Arch::X86_64),
+            suspend: true,
+            snapshots: false,
+            live_scale: false,
+            volumes: false,
+            user_data: true,
+            console: true,
+            disk_limit: true,
+        }
+    }
+
+    async fn host(&self) -> Result<HostInfo, Fault> {
+        self.blocking(|host| {
+            let node = host.connection.get()?.node_info().map_err(|error| unavailable(&error))?;
+            let disk = rustix::fs::statvfs(&host.home)
+                .map_err(|error| Fault::internal(format!("the home's disk cannot be measured: {error}")))?;
+            let gib = |blocks: u64| DiskGib(((u128::from(blocks) * u128::from(disk.f_frsize)) >> 30) as u64);
+            let total = MemoryMib(node.memory / 1024);
+            Ok(HostInfo {
+                arch: Arch::of_this_build()
+                    .ok_or_else(|| Fault::new(ErrorCode::BackendCannot, "no guests on this architecture"))?,
+                cpus: node.cpus,
+                memory_mib: total,
+                memory_mib_free: available_memory().unwrap_or(total),
+                disk_gib: gib(disk.f_blocks),
+                disk_gib_free: gib(disk.f_bavail),
+            })
+        })
+        .await
+    }
+
+    async fn create(&self, order: &InstanceOrder, progress: &dyn Progress) -> Result<(), Fault> {
+        let (stages, mut seen) = mpsc::channel::<Stage>(STAGES);
+        let order = order.clone();
+        let id = order.id;
+        let work = self.on(id, move |host| {
+            // Nobody may be listening any more; the work goes on until it is whole or undone.
+            host.create(&order, &|stage| {
+                let _ = stages.blocking_send(stage);
+            })
+        });
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(stage) = seen.recv() => progress.stage(stage),
+                done = &mut work => return done,
+            }
+        }
+    }
+
+    async fn start(&self, id: LeaseId) -> Result<(), Fault> {
+        self.on(id, move |host| host.start(id)).await
+    }
+    async fn stop(&self, id: LeaseId, force: bool) -> Result<(), Fault> {
+        self.on(id, move |host| host.stop(id, force)).await
+    }
+    async fn restart(&self, id: LeaseId) -> Result<(), Fault> {
+        self.on(id, move |host| host.restart(id)).await
+    }
+    async fn suspend(&self, id: LeaseId) -> Result<(), Fault> {
+        self.on(id, move |host| host.suspend(id)).await
+    }
+    async fn resume(&self, id: LeaseId) -> Result<(), Fault> {
+        self.on(id, move |host| host.resume(id)).await
+    }
+    async fn destroy(&self, id: LeaseId) -> Result<(), Fault> {
+        self.on(id, move |host| host.destroy(id)).await
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, Fault> {
+        self.blocking(|host| host.list()).await
+    }
+    async fn get(&self, id: LeaseId) -> Result<Option<Instance>, Fault> {
+        self.blocking(move |host| host.get(id)).await
+    }
+    async fn endpoint(&self, id: LeaseId, port: u16) -> Result<SocketAddr, Fault> {
+        self.blocking(move |host| host.endpoint(id, port)).await
+    }
+    async fn console_tail(&self, id: LeaseId, most: usize) -> Result<Vec<u8>, Fault> {
+        self.blocking(move |host| host.console_tail(id, most)).await
+    }
+
+    async fn check(&self) -> Vec<Check> {
+        let opened = self.blocking(|host| host.connection.get().map(|_| host.connection.uri().to_owned())).await;
+        let mut checks = vec![match opened {
+            Ok(uri) => Check::ok("libvirt", uri),
+            Err(fault) => Check::bad("libvirt", fault.message, fault.hint.unwrap_or_default()),
+        }];
+        checks.push(match images::qemu_img_version() {
+            Ok(version) => Check::ok("qemu-img", version),
+            Err(fault) => Check::bad("qemu-img", fault.message, fault.hint.unwrap_or_default()),
+        });
+        checks.push(match seed::iso_tool() {
+            Some(tool) => Check::ok("iso tool", tool),
+            None => Check::bad("iso tool", "none found", "install genisoimage or xorriso"),
+        });
+        checks.push(match self.host.acceleration.verdict() {
+            Verdict::Works => Check::ok("kvm", "guests run under KVM"),
+            Verdict::Unproven => Check::ok("kvm", "there is a device; the first guest will show whether it works"),
+            Verdict::Fails => Check::ok("kvm", "not usable: guests are emulated, slow and without promised isolation"),
+        });
+        checks
+    }
+
+    async fn close(&self) {
+        let host = self.host.clone();
+        // A thread that could not be had leaves the connection to the end of the process.
+        let _ = tokio::task::spawn_blocking(move || host.connection.close()).await;
+    }
+}
+
+fn available_memory() -> Option<MemoryMib> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().split(' ').next()?.parse().ok()?;
+    Some(MemoryMib(kib / 1024))
+}
+
+fn unavailable(error: &virt::error::Error) -> Fault {
+    Fault::new(ErrorCode::Unavailable, format!("libvirt: {}", error.message()))
+}

@@ -1,0 +1,213 @@
+//! The domain's description. Every value in it is a validated type or a path, and escaped all the same.
+use crate::images::{DiskFormat, Manifest};
+use protocol::names::LeaseId;
+use protocol::units::Resources;
+use std::path::Path;
+
+/// Our own namespace in a domain's metadata.
+pub const NAMESPACE: &str = "https://golemnode.org/xmlns/domain/1";
+/// The network card stands where libvirt puts nothing by itself.
+const NIC_SLOT: &str = "0x10";
+/// The guest's serial output, kept in QEMU's memory: a guest that writes without end fills no disk.
+pub const CONSOLE: &str = "gnserial";
+pub const CONSOLE_BYTES: usize = 64 * 1024;
+/// The id of the network backend, for the monitor's `hostfwd_add`.
+pub const NETDEV: &str = "n0";
+pub const DISK: &str = "vda";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Kvm,
+    Tcg,
+}
+
+pub struct Description<'a> {
+    pub id: LeaseId,
+    pub resources: Resources,
+    pub image: &'a Manifest,
+    pub engine: Engine,
+    pub overlay: &'a Path,
+    pub base: &'a Path,
+    pub seed: &'a Path,
+    pub kernel: Option<&'a Path>,
+    pub initrd: Option<&'a Path>,
+    pub ports: &'a [u16],
+}
+
+pub fn domain_name(id: LeaseId) -> String {
+    format!("golemnode-{id}")
+}
+pub fn id_of(name: &str) -> Option<LeaseId> {
+    name.strip_prefix("golemnode-")?.parse().ok()
+}
+
+/// The lease's 16 bytes again, in the form that libvirt keeps: describing a VM anew replaces it.
+fn uuid(id: LeaseId) -> String {
+    let hex = id.to_string();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+pub fn describe(d: &Description) -> String {
+    let (kind, cpu) = match d.engine {
+        Engine::Kvm => ("kvm", "<cpu mode='host-passthrough'/>"),
+        // Everything that the emulator can do: distributions begin to require more than the oldest x86-64.
+        Engine::Tcg => ("qemu", "<cpu mode='maximum'/>"),
+    };
+    let Resources { cpus, memory_mib, .. } = d.resources;
+    let arch = d.image.arch;
+    let machine = match arch {
+        protocol::names::Arch::X86_64 => "pc",
+        protocol::names::Arch::Aarch64 => "virt",
+    };
+    let base_format = match d.image.disk.format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
+    let forwards: String =
+        std::iter::once(&22).chain(d.ports).map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}")).collect();
+    format!(
+        r#"<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <metadata>
+    <golemnode:vm xmlns:golemnode='{NAMESPACE}' lease='{id}' image='{image}' disk_gib='{disk}'/>
+  </metadata>
+  <memory unit='MiB'>{memory}</memory>
+  <vcpu>{cpus}</vcpu>
+  <os>
+    <type arch='{arch}' machine='{machine}'>hvm</type>{boot}
+  </os>
+  <features><acpi/></features>
+  {cpu}
+  <clock offset='utc'/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' discard='unmap'/>
+      <source file='{overlay}'/>
+      <backingStore type='file'>
+        <format type='{base_format}'/>
+        <source file='{base}'><seclabel model='dac' relabel='no'/></source>
+        <backingStore/>
+      </backingStore>
+      <target dev='{DISK}' bus='virtio'/>
+    </disk>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='{seed}'/>
+      <target dev='vdb' bus='virtio'/>
+      <readonly/>
+    </disk>
+    <controller type='usb' model='none'/>
+    <memballoon model='virtio'/>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>
+  <qemu:commandline>
+    <qemu:arg value='-netdev'/>
+    <qemu:arg value='user,id={NETDEV},restrict=on{forwards}'/>
+    <qemu:arg value='-device'/>
+    <qemu:arg value='virtio-net-pci,netdev={NETDEV},romfile=,addr={NIC_SLOT}'/>
+    <qemu:arg value='-chardev'/>
+    <qemu:arg value='ringbuf,id={CONSOLE},size={CONSOLE_BYTES}'/>
+    <qemu:arg value='-serial'/>
+    <qemu:arg value='chardev:{CONSOLE}'/>
+  </qemu:commandline>
+</domain>
+"#,
+        name = domain_name(d.id),
+        uuid = uuid(d.id),
+        id = d.id,
+        image = escape(d.image.name.as_str()),
+        disk = d.resources.disk_gib.0,
+        memory = memory_mib.0,
+        boot = boot(d),
+        overlay = path(d.overlay),
+        base = path(d.base),
+        seed = path(d.seed),
+    )
+}
+
+fn boot(d: &Description) -> String {
+    let Some(kernel) = d.kernel else { return "\n    <boot dev='hd'/>".to_owned() };
+    let mut boot = format!("\n    <kernel>{}</kernel>", path(kernel));
+    if let Some(initrd) = d.initrd {
+        boot.push_str(&format!("\n    <initrd>{}</initrd>", path(initrd)));
+    }
+    if let Some(cmdline) = &d.image.cmdline {
+        boot.push_str(&format!("\n    <cmdline>{}</cmdline>", escape(cmdline)));
+    }
+    boot
+}
+
+fn path(path: &Path) -> String {
+    escape(&path.to_string_lossy())
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&apos;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::{BootFile, DiskFile};
+    use protocol::names::{Arch, Digest};
+    use std::process::Command;
+
+    fn manifest(kernel: bool) -> Manifest {
+        let file = || BootFile { file: "vmlinuz".into(), sha256: Digest([0; 32]), size: 1 };
+        Manifest {
+            name: "debian:12".parse().unwrap(),
+            arch: Arch::X86_64,
+            disk: DiskFile {
+                file: "disk.qcow2".into(),
+                sha256: Digest([0; 32]),
+                format: DiskFormat::Qcow2,
+                virtual_size_bytes: 1 << 30,
+                size: 1,
+            },
+            kernel: kernel.then(file),
+            initrd: kernel.then(file),
+            cmdline: kernel.then(|| "root=/dev/vda a='b' <&>".to_owned()),
+            default_user: "debian".parse().unwrap(),
+            features: vec![],
+        }
+    }
+
+    #[test]
+    fn libvirts_own_schema_accepts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for (engine, kernel) in [(Engine::Tcg, true), (Engine::Kvm, false)] {
+            let image = manifest(kernel);
+            let file = Path::new("/tmp/a&b/x");
+            let text = describe(&Description {
+                id: LeaseId([7; 16]),
+                resources: Resources::SMALL,
+                image: &image,
+                engine,
+                overlay: file,
+                base: file,
+                seed: file,
+                kernel: kernel.then_some(file),
+                initrd: kernel.then_some(file),
+                ports: &[80, 443],
+            });
+            let path = dir.path().join("domain.xml");
+            std::fs::write(&path, &text).unwrap();
+            let Ok(checked) = Command::new("virt-xml-validate").arg(&path).arg("domain").output() else {
+                eprintln!("SKIPPED: virt-xml-validate: install libvirt-clients");
+                return;
+            };
+            assert!(checked.status.success(), "{}{text}", String::from_utf8_lossy(&checked.stderr));
+        }
+    }
+
+    #[test]
+    fn a_domains_name_is_its_lease() {
+        let id = LeaseId([9; 16]);
+        assert_eq!(id_of(&domain_name(id)), Some(id));
+        assert_eq!(id_of("somebody-elses"), None);
+    }
+}
