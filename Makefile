@@ -48,7 +48,7 @@ image-debian: deps-build deps-run $(DEBIAN) ## build the guest 'debian:12' and i
 lint: deps-lint ## what CI checks before it runs the tests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(CARGOFLAGS) --workspace --all-targets -- -D warnings
-	$(CARGO) check $(CARGOFLAGS) -p cli --no-default-features
+	$(CARGO) clippy $(CARGOFLAGS) -p backends -p node -p cli --no-default-features -- -D warnings
 	tests/tools/check-layers.sh
 	tests/tools/check-purity.sh
 	tests/tools/check-scripts.sh
