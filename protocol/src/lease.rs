@@ -250,3 +250,7 @@ impl LeaseDocument {
         Ok(VerifiedLease { standing, quote, accept, grant, confirm, active })
     }
 }
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

@@ -6,6 +6,8 @@
 pub mod posting;
 pub mod provider;
 pub mod requestor;
+#[cfg(test)]
+mod tests;
 
 use crate::board::Board;
 use crate::error::Fault;

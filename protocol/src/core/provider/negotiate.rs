@@ -184,6 +184,14 @@ impl Provider {
             Err(Refusal::NoSuchLease(_)) => {
                 // Its accept may still be on the way: until that can no longer be valid, nothing of it starts.
                 self.ledger.bury(from, lease_id, ctx.now + Millis(ACCEPT_LIFE.0 + 2 * SKEW.0))?;
+                let me = ctx.me();
+                let held = self
+                    .ledger
+                    .holds()
+                    .find(|hold| hold.quote.requestor == from && LeaseId::derive(me, from, hold.create_id) == lease_id);
+                if let Some(quote) = held.map(|hold| hold.quote.quote_id) {
+                    self.ledger.decline(from, quote);
+                }
                 return Err(Refusal::NoSuchLease(lease_id));
             }
             Err(refusal) => return Err(refusal),

@@ -82,6 +82,8 @@ impl Provider {
             }
             // A late report about a VM that is being taken down says nothing.
             _ if ended => return,
+            // Nor does one about a VM that nobody has ordered yet.
+            _ if row.stage == LeaseStage::Provisional => return,
             VmReport::Phase(VmPhase::Gone) => {
                 // Its disk went with it: a new one under the old name is made only when its tenant says so.
                 row.wants_power = false;

@@ -1,0 +1,283 @@
+//! The provider's side.
+use super::*;
+
+#[test]
+fn a_hold_that_is_over_frees_its_place_before_the_next_is_asked() {
+    let mut node = Node::provider(1);
+    node.quote(2, 1).unwrap();
+    assert!(matches!(node.quote(3, 1), Err(Refusal::Exhausted { .. })));
+    // No tick comes between.
+    node.now = node.now + Millis::secs(30);
+    assert!(node.quote(3, 1).is_ok());
+}
+
+#[test]
+fn a_create_holds_one_place_however_often_it_asks() {
+    let mut node = Node::provider(2);
+    let first = node.quote(2, 1).unwrap();
+    assert_eq!(node.quote(2, 1).unwrap().quote_id, first.quote_id, "the same answer");
+    node.now = node.now + Millis::secs(15);
+    assert_ne!(node.quote(2, 1).unwrap().quote_id, first.quote_id, "a new one that can still be accepted");
+    assert_eq!(node.core.provider().ledger().holds().count(), 1);
+    assert_eq!(node.accept(2, 1, &first).unwrap_err(), Refusal::QuoteGone);
+}
+
+#[test]
+fn holds_in_use_are_not_dropped_for_further_ones() {
+    let mut node = Node::provider(64);
+    let quotes: Vec<_> = (0..HOLDS_PER_REQUESTOR as u8).map(|create| node.quote(2, create).unwrap()).collect();
+    assert!(matches!(node.quote(2, 200), Err(Refusal::TooManyRequests { .. })));
+    assert!(node.accept(2, 0, &quotes[0]).is_ok());
+    node.now = node.now + Millis::secs(6);
+    assert!(node.quote(2, 201).is_ok() && node.quote(2, 202).is_ok(), "an old one goes");
+}
+
+#[test]
+fn only_its_own_words_are_granted_and_repeated() {
+    let mut node = Node::provider(1);
+    let quote = node.quote(2, 1).unwrap();
+    let accept = accept_of(2, 1, &quote, node.now);
+    let first = node.ask(2, Request::Accept(accept.clone()));
+    assert_eq!(node.ask(2, Request::Accept(accept.clone())), first, "said again, the same answer");
+    let other = accept_of(2, 1, &quote, node.now + Millis(1));
+    assert_eq!(node.ask(2, Request::Accept(other)), Response::Refused(Refusal::Conflict));
+    // By another connection than the signer's.
+    assert!(matches!(node.ask(3, Request::Accept(accept)), Response::Refused(Refusal::BadSignature(_))));
+}
+
+#[test]
+fn persist_comes_before_reply_and_start() {
+    let mut node = Node::provider(1);
+    let quote = node.quote(2, 1).unwrap();
+    let effects = node.ask_all(2, Request::Accept(accept_of(2, 1, &quote, node.now)));
+    let at = |effects: &[Effect], wanted: fn(&Effect) -> bool| effects.iter().position(wanted).expect("an effect");
+    let persist = |effect: &Effect| matches!(effect, Effect::Persist(_));
+    let reply = |effect: &Effect| matches!(effect, Effect::Reply { .. });
+    assert!(at(&effects, persist) < at(&effects, reply));
+    let id = LeaseId::derive(key(1).peer_id(), key(2).peer_id(), CreateId([1; 16]));
+    let grant: Sealed<Grant> = node.row(id).grant.clone().open(node.core.network()).unwrap();
+    let effects = node.ask_all(2, Request::Confirm(confirm_of(2, &grant, node.now)));
+    assert!(at(&effects, persist) < at(&effects, reply));
+    assert!(at(&effects, reply) < at(&effects, |e| matches!(e, Effect::StartVm(_))));
+    let effects = node.ask_all(2, Request::Release(id));
+    assert!(at(&effects, persist) < at(&effects, |e| matches!(e, Effect::DestroyVm(_))));
+}
+
+#[test]
+fn a_release_overtakes_its_accept_and_its_confirm() {
+    let mut node = Node::provider(1);
+    let quote = node.quote(2, 1).unwrap();
+    let id = LeaseId::derive(key(1).peer_id(), key(2).peer_id(), CreateId([1; 16]));
+    assert!(matches!(node.ask(2, Request::Release(id)), Response::Refused(Refusal::NoSuchLease(_))));
+    assert!(matches!(node.ask(2, Request::Release(id)), Response::Refused(Refusal::Released(_))));
+    assert_eq!(node.accept(2, 1, &quote).unwrap_err(), Refusal::Released(id), "a late accept starts nothing");
+    let quote = node.quote(2, 2).unwrap();
+    let grant = node.accept(2, 2, &quote).unwrap();
+    assert!(matches!(node.ask(2, Request::Release(grant.lease_id)), Response::Status(_)));
+    assert_eq!(node.confirm(2, &grant), Response::Refused(Refusal::Released(grant.lease_id)));
+    assert_eq!(node.accept(2, 2, &quote).unwrap_err(), Refusal::Released(grant.lease_id));
+    assert_eq!(node.core.provider().ledger().vms(), 0);
+}
+
+#[test]
+fn releases_of_nothing_are_bounded_and_repeat() {
+    let mut node = Node::provider(1);
+    for n in 0..TOMBSTONES_PER_REQUESTOR as u8 {
+        node.ask(2, Request::Release(LeaseId([n; 16])));
+    }
+    let full = node.ask(2, Request::Release(LeaseId([99; 16])));
+    assert!(matches!(full, Response::Refused(Refusal::TooManyRequests { .. })));
+    let again = node.ask(2, Request::Release(LeaseId([0; 16])));
+    assert!(matches!(again, Response::Refused(Refusal::Released(_))));
+    node.wait(Millis::secs(151));
+    assert!(matches!(node.ask(2, Request::Release(LeaseId([99; 16]))), Response::Refused(Refusal::NoSuchLease(_))));
+}
+
+#[test]
+fn a_grant_that_nobody_confirms_lapses_and_is_no_lease() {
+    let mut node = Node::provider(1);
+    let quote = node.quote(2, 1).unwrap();
+    let grant = node.accept(2, 1, &quote).unwrap();
+    node.restart();
+    assert_eq!(node.core.provider().ledger().vms(), 1, "a grant outlives a restart");
+    node.now = node.now + Millis::secs(30);
+    assert_eq!(node.confirm(2, &grant), Response::Refused(Refusal::NoSuchLease(grant.lease_id)));
+    assert!(node.disk.is_empty());
+}
+
+#[test]
+fn a_draining_provider_takes_back_quotes_and_honours_grants() {
+    let mut node = Node::provider(2);
+    let quoted = node.quote(2, 1).unwrap();
+    let quote = node.quote(2, 2).unwrap();
+    let grant = node.accept(2, 2, &quote).unwrap();
+    node.input(Input::Drain);
+    assert_eq!(node.accept(2, 1, &quoted).unwrap_err(), Refusal::QuoteGone);
+    assert_eq!(node.quote(2, 3).unwrap_err(), Refusal::NotProviding);
+    assert!(matches!(node.confirm(2, &grant), Response::Active { .. }));
+    assert!(matches!(node.ask(2, Request::Status(grant.lease_id)), Response::Status(_)));
+}
+
+#[test]
+fn an_offer_that_shrinks_takes_back_what_was_only_quoted() {
+    let mut node = Node::provider(3);
+    let first = node.quote(2, 1).unwrap();
+    node.now = node.now + Millis(1);
+    let second = node.quote(3, 2).unwrap();
+    node.input(Input::Offer(Offering::Vms(Box::new(offer(1)))));
+    assert_eq!(node.accept(3, 2, &second).unwrap_err(), Refusal::QuoteGone, "the newest goes first");
+    assert!(node.accept(2, 1, &first).is_ok());
+    // A host that only pauses stands by what it quoted.
+    let mut node = Node::provider(1);
+    let quote = node.quote(2, 1).unwrap();
+    node.input(Input::Offer(Offering::Nothing { reason: "busy".into() }));
+    assert!(node.accept(2, 1, &quote).is_ok());
+}
+
+#[test]
+fn questions_do_not_make_a_provider_flood_the_mesh() {
+    let mut node = Node::provider(1);
+    node.wait(Millis::secs(10));
+    let mut posts = 0;
+    for n in 0..50 {
+        let effects = node.ask_all(2, Request::Quote(QuoteReq { create_id: CreateId([n; 16]), spec: spec() }));
+        posts += published(&effects);
+        let quote = node.core.provider().ledger().holds().next().map(|hold| hold.quote.quote_id).unwrap();
+        posts += published(&node.ask_all(2, Request::Decline(quote)));
+    }
+    assert_eq!(posts, 0);
+    // Full, empty, full again: a withdrawal at once, the offer again after a pause.
+    for n in 0..20 {
+        let id = node.lease(2, n);
+        node.ask(2, Request::Release(id));
+        posts += published(&node.report(id, VmReport::Phase(VmPhase::Gone)));
+        posts += published(&node.wait(Millis(100)));
+    }
+    assert!(posts <= 2, "{posts} in two seconds");
+}
+
+#[test]
+fn capacity_counts_until_the_vm_is_gone() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    node.report(id, VmReport::Failed(Fault::internal("no KVM")));
+    assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Ended, VmPhase::Destroying));
+    assert!(matches!(node.quote(3, 1), Err(Refusal::Exhausted { .. })));
+    let effects = node.restart();
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::DestroyVm(gone) if *gone == id)),
+        "after a restart too"
+    );
+    node.input(Input::Offer(Offering::Vms(Box::new(offer(1)))));
+    node.report(id, VmReport::Phase(VmPhase::Gone));
+    assert!(node.quote(3, 1).is_ok());
+    assert_eq!(node.row(id).fault.as_ref().map(|fault| fault.message.as_str()), Some("no KVM"), "its tenant reads why");
+}
+
+#[test]
+fn what_has_run_survives_a_failure_and_what_has_not_ends() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    node.restart();
+    node.report(id, VmReport::Phase(VmPhase::Provisioning(ProvisionStep::Image)));
+    let effects = node.report(id, VmReport::Failed(Fault::internal("libvirt is not up yet")));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::DestroyVm(_))), "its disk is its tenant's");
+    assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Active, VmPhase::Failed));
+    let effects = node.ask_all(2, Request::Power { lease_id: id, action: PowerAction::Start });
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::StartVm(_))));
+}
+
+#[test]
+fn a_vanished_vm_is_failed_and_not_replaced_unasked() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    node.report(id, VmReport::Phase(VmPhase::Gone));
+    assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Active, VmPhase::Failed));
+    assert!(node.row(id).counts(), "its place is still its tenant's");
+    assert!(!node.restart().iter().any(|effect| matches!(effect, Effect::StartVm(_) | Effect::PowerVm { .. })));
+}
+
+#[test]
+fn a_guest_that_runs_on_after_its_lease_is_switched_off_again() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    let stops = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::PowerVm { .. }));
+    assert!(stops(&node.wait(Millis::secs(3600))));
+    assert_eq!(node.row(id).stage, LeaseStage::Expired);
+    node.report(id, VmReport::ActionFailed { phase: VmPhase::Running, fault: Fault::internal("busy") });
+    assert!(stops(&node.wait(Millis::secs(30))));
+    node.report(id, VmReport::Phase(VmPhase::Stopped));
+    assert!(!stops(&node.wait(Millis::secs(60))));
+    // The grace time that stood when it expired is kept, also by a run that has no offer (yet).
+    let effects = node.restart();
+    assert!(effects.is_empty());
+    node.wait(Millis::secs(6 * 86_400));
+    assert_eq!(node.row(id).stage, LeaseStage::Expired);
+    assert!(node.wait(Millis::secs(86_400)).iter().any(|effect| matches!(effect, Effect::DestroyVm(_))));
+}
+
+#[test]
+fn watches_are_bounded_and_answered() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    let seen = node.row(id).revision;
+    let mut at_once = 0;
+    for _ in 0..100 {
+        let effects = node.ask_all(2, Request::Watch { lease_id: id, seen });
+        at_once += effects.iter().filter(|effect| matches!(effect, Effect::Reply { .. })).count();
+    }
+    assert_eq!(at_once, 84, "sixteen wait, the others are told what there is");
+    let effects = node.report(id, VmReport::Phase(VmPhase::Booting));
+    assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Reply { .. })).count(), 16);
+    assert!(matches!(node.ask(3, Request::Watch { lease_id: id, seen: 0 }), Response::Refused(Refusal::NotYours(_))));
+}
+
+#[test]
+fn a_stranger_sees_and_does_nothing() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    for request in [
+        Request::Status(id),
+        Request::Release(id),
+        Request::Power { lease_id: id, action: PowerAction::Stop { force: true } },
+    ] {
+        let effects = node.ask_all(3, request);
+        let noted = effects.iter().any(
+            |effect| matches!(effect, Effect::Event(event) if event.code == Some(ErrorCode::NotYours) && event.kind == EventKind::Security),
+        );
+        assert!(noted, "and it is recorded");
+    }
+    assert_eq!(node.core.authorise_tunnel(node.now, key(3).peer_id(), id), Err(Refusal::NotYours(id)));
+    assert_eq!(node.core.authorise_tunnel(node.now, key(2).peer_id(), id), Ok(()));
+    assert_eq!(node.row(id).vm, VmPhase::Running);
+}
+
+#[test]
+fn a_clock_set_back_holds_nothing_longer() {
+    let mut node = Node::provider(1);
+    node.quote(2, 1).unwrap();
+    node.now = node.now.set_back(Millis::secs(86_400));
+    node.input(Input::Tick);
+    assert!(matches!(node.quote(3, 1), Err(Refusal::Exhausted { .. })));
+    node.now = node.now + Millis::secs(30);
+    let quote = node.quote(3, 1).unwrap();
+    node.accept(3, 1, &quote).unwrap();
+    node.now = node.now.set_back(Millis::secs(86_400));
+    node.input(Input::Tick);
+    node.wait(Millis::secs(30));
+    assert_eq!(node.core.provider().ledger().vms(), 0, "a grant lapses");
+    assert!(node.quote(3, 2).is_ok());
+}
+
+#[test]
+fn a_peers_absurd_clock_does_no_harm() {
+    let mut node = Node::provider(1);
+    for (from, sent) in [(2, u64::MAX), (3, 1 << 63), (4, 0)] {
+        let body = Frame::encode(Timestamp(sent), Request::Status(LeaseId([0; 16])));
+        node.input(Input::Request { token: 1, from: key(from).peer_id(), body });
+    }
+}

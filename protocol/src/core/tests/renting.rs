@@ -1,0 +1,241 @@
+//! The requestor's side.
+use super::*;
+use crate::core::requestor::MAX_RENTALS;
+
+fn create(n: u8, name: &str) -> CreateRequest {
+    CreateRequest {
+        create_id: CreateId([n; 16]),
+        name: name.parse().unwrap(),
+        spec: spec(),
+        query: Query { want: Resources::SMALL, image: Some("tiny".parse().unwrap()), ..Query::default() },
+        provider: None,
+        seed: seed(),
+        timeout: Millis::secs(300),
+        identity_file: None,
+    }
+}
+fn ask_for(node: &mut Node, ticket: u64, request: CreateRequest) -> Vec<Effect> {
+    node.input(Input::Create { ticket, request: Box::new(request) })
+}
+fn answer(node: &mut Node, rpc: u64, response: Response) -> Vec<Effect> {
+    let body = Frame::encode(node.now, response);
+    node.input(Input::Response { rpc, result: Ok(body) })
+}
+/// A requestor whose board shows this provider.
+fn requestor(providers: &[u8]) -> Node {
+    let mut node = Node::new(100);
+    for n in providers {
+        let mut provider = Node::new(*n);
+        provider.input(Input::Offer(Offering::Vms(Box::new(offer(1)))));
+        let entry = provider.core.board().get(START, key(*n).peer_id()).unwrap().advert.signed().clone();
+        node.ask(*n, Request::Post(Posting::Advert(entry)));
+    }
+    node
+}
+fn quote_of(provider: u8, create: u8, now: Timestamp) -> Sealed<Quote> {
+    let quote = Quote {
+        network: "main".parse().unwrap(),
+        provider: key(provider).peer_id(),
+        requestor: key(100).peer_id(),
+        quote_id: crate::names::QuoteId([create; 16]),
+        boot_id: 1,
+        spec: spec(),
+        image_digest: Digest([1; 32]),
+        guest_user: "root".parse().unwrap(),
+        backend: "memory".parse().unwrap(),
+        isolation: Isolation::Emulated,
+        egress: Egress::None,
+        price: offer(1).price,
+        issued: now,
+        hold_until: now + Millis::secs(30),
+    };
+    Sealed::seal(quote, &key(provider))
+}
+fn phase(node: &Node, n: u8) -> Option<Phase> {
+    node.core.requestor().rental(CreateId([n; 16])).map(|rental| rental.phase)
+}
+
+/// Up to the active lease, by hand.
+/// Answers with the lease, and with the question about it that is under way.
+fn rent(node: &mut Node) -> (LeaseId, u64) {
+    let asked = sent(&ask_for(node, 1, create(1, "web")));
+    let effects = answer(node, asked[0].0, Response::Quote(quote_of(1, 1, node.now).signed().clone()));
+    let [(rpc, _, Request::Accept(accept))] = &sent(&effects)[..] else { panic!("an accept") };
+    let lease_id = LeaseId::derive(key(1).peer_id(), key(100).peer_id(), CreateId([1; 16]));
+    let (network, provider, requestor) = ("main".parse::<Network>().unwrap(), key(1).peer_id(), key(100).peer_id());
+    let grant = Grant {
+        network: network.clone(),
+        provider,
+        requestor,
+        lease_id,
+        accept_hash: accept.digest(),
+        provisional_until: node.now + Millis::secs(30),
+    };
+    let grant = Sealed::seal(grant, &key(1));
+    let effects = answer(node, *rpc, Response::Granted(grant.signed().clone()));
+    let persisted = effects.iter().position(|effect| matches!(effect, Effect::Persist(_)));
+    assert!(persisted < effects.iter().position(|effect| matches!(effect, Effect::Send { .. })));
+    let [(rpc, _, Request::Confirm(_))] = &sent(&effects)[..] else { panic!("a confirm") };
+    let ends_at = node.now + spec().duration;
+    let grant_hash = grant.digest();
+    let active = Active { network, provider, requestor, lease_id, grant_hash, started_at: node.now, ends_at };
+    let active = Sealed::seal(active, &key(1)).signed().clone();
+    let running = status(lease_id, 2, VmPhase::Running);
+    let effects = answer(node, *rpc, Response::Active { active, status: running });
+    assert_eq!(phase(node, 1), Some(Phase::Leased));
+    let [(rpc, _, Request::Status(_))] = &sent(&effects)[..] else { panic!("a question") };
+    (lease_id, *rpc)
+}
+fn status(lease_id: LeaseId, revision: u64, vm: VmPhase) -> LeaseStatus {
+    let guest_user = "root".parse().unwrap();
+    LeaseStatus { lease_id, stage: LeaseStage::Active, revision, vm, fault: None, guest_user, active: None }
+}
+
+#[test]
+fn a_late_quote_is_given_back() {
+    let mut node = requestor(&[1, 2]);
+    let asked = sent(&ask_for(&mut node, 1, create(1, "web")));
+    assert_eq!(asked.len(), 2);
+    node.input(Input::Destroy { ticket: 2, create_id: CreateId([1; 16]) });
+    let provider = if asked[0].1 == key(1).peer_id() { 1 } else { 2 };
+    let quote = quote_of(provider, 1, node.now);
+    let effects = answer(&mut node, asked[0].0, Response::Quote(quote.signed().clone()));
+    assert_eq!(sent(&effects)[0].2, Request::Decline(quote.quote_id));
+    // Somebody else's quote is not worth an answer.
+    let effects = answer(&mut node, asked[1].0, Response::Quote(quote.signed().clone()));
+    assert!(sent(&effects).is_empty());
+}
+
+#[test]
+fn a_node_does_not_ask_itself() {
+    let mut node = Node::provider(1);
+    assert!(sent(&ask_for(&mut node, 1, create(1, "web"))).is_empty());
+    node.wait(Millis::secs(5));
+    let fault = node.core.requestor().rental(CreateId([1; 16])).unwrap().fault.clone().unwrap();
+    assert_eq!(fault.code, ErrorCode::Unavailable);
+}
+
+#[test]
+fn the_same_create_is_the_same_vm_and_another_one_is_refused() {
+    let mut node = requestor(&[1]);
+    ask_for(&mut node, 1, create(1, "web"));
+    let result = |effects: Vec<Effect>| {
+        let answer = effects.into_iter().find_map(|effect| match effect {
+            Effect::Answer { result, .. } => Some(result),
+            _ => None,
+        });
+        answer.expect("an answer")
+    };
+    assert_eq!(result(ask_for(&mut node, 2, create(9, "web"))), Ok(CreateId([1; 16])));
+    let other = CreateRequest { spec: VmSpec { resources: Resources::LARGE, ..spec() }, ..create(9, "web") };
+    assert_eq!(result(ask_for(&mut node, 3, other)).unwrap_err().code, ErrorCode::VmExists);
+    let taken = result(ask_for(&mut node, 4, create(1, "other")));
+    assert_eq!(taken.unwrap_err().code, ErrorCode::VmExists, "nor may an id be taken over by another name");
+}
+
+#[test]
+fn failures_never_stand_in_the_way() {
+    let mut node = Node::new(100);
+    for n in 0..MAX_RENTALS + 5 {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+        let request = CreateRequest { create_id: CreateId(id), ..create(0, &format!("vm-{n}")) };
+        ask_for(&mut node, n as u64, request);
+        if n % 100 == 99 {
+            node.wait(Millis::secs(6));
+        }
+    }
+    assert!(node.core.requestor().rentals().count() <= MAX_RENTALS);
+    let last: crate::names::VmName = format!("vm-{}", MAX_RENTALS + 4).parse().unwrap();
+    assert!(node.core.requestor().by_name(&last).is_some());
+}
+
+#[test]
+fn a_rental_that_was_lost_leaves_no_timer() {
+    let mut node = requestor(&[1]);
+    let (lease_id, rpc) = rent(&mut node);
+    answer(&mut node, rpc, Response::Refused(Refusal::NoSuchLease(lease_id)));
+    assert_eq!(phase(&node, 1), Some(Phase::Failed));
+    assert!(node.core.requestor().next_deadline().is_none());
+}
+
+#[test]
+fn an_answer_that_never_comes_is_not_waited_for_without_end() {
+    let mut node = requestor(&[1]);
+    rent(&mut node);
+    let mut asked = 0;
+    for _ in 0..40 {
+        asked += sent(&node.wait(Millis::secs(5))).len();
+    }
+    assert!((3..20).contains(&asked), "{asked} questions in 200 s to a mesh that forgets them");
+    node.input(Input::Power { ticket: 7, create_id: CreateId([1; 16]), action: PowerAction::Restart });
+    let effects = node.wait(Millis::secs(15));
+    let answered = effects.iter().any(|effect| matches!(effect, Effect::Answer { ticket: 7, result: Err(_) }));
+    assert!(answered, "a command has its answer, too");
+}
+
+#[test]
+fn a_command_is_answered_when_its_vm_is_destroyed_meanwhile() {
+    let mut node = requestor(&[1]);
+    rent(&mut node);
+    node.input(Input::Power { ticket: 7, create_id: CreateId([1; 16]), action: PowerAction::Restart });
+    let effects = node.input(Input::Destroy { ticket: 8, create_id: CreateId([1; 16]) });
+    let answered =
+        |ticket: u64| effects.iter().any(|effect| matches!(effect, Effect::Answer { ticket: of, .. } if *of == ticket));
+    assert!(answered(7) && answered(8));
+}
+
+#[test]
+fn a_release_ends_with_its_lease_when_its_provider_never_comes_back() {
+    let mut node = requestor(&[1]);
+    rent(&mut node);
+    node.input(Input::Destroy { ticket: 2, create_id: CreateId([1; 16]) });
+    node.restart();
+    node.wait(Millis::secs(1800));
+    assert!(node.core.requestor().has_unfinished());
+    assert_eq!(phase(&node, 1), Some(Phase::Releasing));
+    node.wait(Millis::secs(1800 + 121));
+    assert!(!node.core.requestor().has_unfinished());
+    assert!(node.disk.is_empty());
+}
+
+#[test]
+fn a_hostile_providers_words_do_not_fill_the_disk() {
+    let mut node = requestor(&[1]);
+    let (lease_id, rpc) = rent(&mut node);
+    let fault = Fault::internal("x".repeat(100_000)).details("\u{1b}]0;".repeat(20_000));
+    let loud = LeaseStatus { fault: Some(fault), ..status(lease_id, 9, VmPhase::Running) };
+    answer(&mut node, rpc, Response::Status(loud));
+    let stored = node.disk.values().filter_map(|op| op.value.as_ref()).map(Vec::len).max().unwrap();
+    assert!(stored < MAX_STORED / 16, "{stored} bytes");
+    let rental = node.core.requestor().rentals().next().unwrap();
+    assert!(!format!("{:?}", rental.fault).contains('\u{1b}'));
+}
+
+#[test]
+fn a_status_that_was_overtaken_changes_nothing() {
+    let mut node = requestor(&[1]);
+    let (lease_id, rpc) = rent(&mut node);
+    let rental = |node: &Node| node.core.requestor().rentals().next().unwrap().status.clone().unwrap();
+    answer(&mut node, rpc, Response::Status(status(lease_id, 5, VmPhase::Stopped)));
+    let asked = sent(&node.wait(Millis::secs(40)));
+    answer(&mut node, asked[0].0, Response::Status(status(lease_id, 4, VmPhase::Stopping)));
+    assert_eq!((rental(&node).revision, rental(&node).vm), (5, VmPhase::Stopped));
+}
+
+#[test]
+fn a_watch_without_news_is_not_a_storm() {
+    let mut node = requestor(&[1]);
+    let (lease_id, mut rpc) = rent(&mut node);
+    // It moves, and its provider answers every watch at once.
+    let mut questions = 0;
+    for _ in 0..1_000 {
+        let mut effects = answer(&mut node, rpc, Response::Status(status(lease_id, 5, VmPhase::Stopping)));
+        effects.extend(node.wait(Millis(10)));
+        if let Some((next, ..)) = sent(&effects).first() {
+            rpc = *next;
+            questions += 1;
+        }
+    }
+    assert!(questions <= 12, "{questions} in ten seconds");
+}

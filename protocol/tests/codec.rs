@@ -1,0 +1,175 @@
+//! Messages: what was written is read, and anything else is read or refused without harm.
+use proptest::prelude::*;
+use protocol::PeerId;
+use protocol::board::{Page, PageItem, Posting};
+use protocol::codec::{self, MAX_MESSAGE};
+use protocol::envelope::Signed;
+use protocol::message::{
+    ConfirmReq, Frame, FrameError, LeaseStage, LeaseStatus, PowerAction, ProvisionStep, QuoteReq, Request, Response,
+    VERSION, VmPhase,
+};
+use protocol::names::{Arch, CreateId, IsolationWanted, LeaseId, QuoteId};
+use protocol::refusal::Refusal;
+use protocol::spec::VmSpec;
+use protocol::units::{Millis, Timestamp};
+use protocol::{ErrorCode, Fault};
+
+fn signed() -> impl Strategy<Value = Signed> {
+    let bytes = |most: usize| prop::collection::vec(any::<u8>(), 0..most);
+    ("[a-z/0-9]{0,24}", any::<[u8; 32]>(), bytes(512), bytes(80)).prop_map(|(domain, signer, body, signature)| Signed {
+        domain,
+        signer: PeerId::from_public_key(signer),
+        body,
+        signature,
+    })
+}
+fn spec() -> impl Strategy<Value = VmSpec> {
+    let arch = prop::option::of(prop_oneof![Just(Arch::X86_64), Just(Arch::Aarch64)]);
+    let isolation = prop_oneof![Just(IsolationWanted::Vm), Just(IsolationWanted::Any)];
+    (super::text::resources(), isolation, arch, prop::collection::vec(any::<u16>(), 0..17), any::<u64>()).prop_map(
+        |(resources, isolation, arch, ports, duration)| VmSpec {
+            resources,
+            image: "debian:12".parse().unwrap(),
+            isolation,
+            arch,
+            backend: Some("libvirt".parse().unwrap()),
+            ports,
+            duration: Millis(duration),
+        },
+    )
+}
+fn power() -> impl Strategy<Value = PowerAction> {
+    prop_oneof![
+        Just(PowerAction::Start),
+        Just(PowerAction::Restart),
+        any::<bool>().prop_map(|force| PowerAction::Stop { force })
+    ]
+}
+fn request() -> impl Strategy<Value = Request> {
+    let id = any::<[u8; 16]>;
+    prop_oneof![
+        (prop::option::of(any::<[u8; 32]>()), any::<u16>(), any::<bool>())
+            .prop_map(|(after, limit, own)| Request::Board { after: after.map(PeerId::from_public_key), limit, own }),
+        signed().prop_map(|signed| Request::Post(Posting::Advert(signed))),
+        signed().prop_map(|signed| Request::Post(Posting::Withdrawal(signed))),
+        (id(), spec()).prop_map(|(id, spec)| Request::Quote(QuoteReq { create_id: CreateId(id), spec })),
+        id().prop_map(|id| Request::Decline(QuoteId(id))),
+        signed().prop_map(Request::Accept),
+        (signed(), prop::collection::vec(any::<u8>(), 0..2048))
+            .prop_map(|(confirm, seed)| Request::Confirm(ConfirmReq { confirm, seed })),
+        id().prop_map(|id| Request::Release(LeaseId(id))),
+        id().prop_map(|id| Request::Status(LeaseId(id))),
+        (id(), any::<u64>()).prop_map(|(id, seen)| Request::Watch { lease_id: LeaseId(id), seen }),
+        (id(), power()).prop_map(|(id, action)| Request::Power { lease_id: LeaseId(id), action }),
+    ]
+}
+fn phase() -> impl Strategy<Value = VmPhase> {
+    prop::sample::select(vec![
+        VmPhase::Waiting,
+        VmPhase::Provisioning(ProvisionStep::Image),
+        VmPhase::Provisioning(ProvisionStep::Define),
+        VmPhase::Booting,
+        VmPhase::Running,
+        VmPhase::Stopped,
+        VmPhase::Failed,
+        VmPhase::Gone,
+    ])
+}
+fn fault() -> impl Strategy<Value = Fault> {
+    (prop::sample::select(ErrorCode::ALL), "\\PC{0,80}", prop::option::of("\\PC{0,80}"), prop::option::of(any::<u32>()))
+        .prop_map(|(code, message, hint, retry_after_s)| Fault { code, message, details: None, hint, retry_after_s })
+}
+fn status() -> impl Strategy<Value = LeaseStatus> {
+    (any::<[u8; 16]>(), any::<u64>(), phase(), prop::option::of(fault()), prop::option::of(signed())).prop_map(
+        |(id, revision, vm, fault, active)| LeaseStatus {
+            lease_id: LeaseId(id),
+            stage: LeaseStage::Active,
+            revision,
+            vm,
+            fault,
+            guest_user: "root".parse().unwrap(),
+            active,
+        },
+    )
+}
+fn refusal() -> impl Strategy<Value = Refusal> {
+    prop_oneof![
+        any::<u8>().prop_map(|supported| Refusal::UnknownVersion { supported }),
+        "\\PC{0,80}".prop_map(Refusal::Malformed),
+        (super::text::resources(), super::text::resources())
+            .prop_map(|(asked, free)| Refusal::Exhausted { asked, free }),
+        any::<[u8; 16]>().prop_map(|id| Refusal::NotYours(LeaseId(id))),
+        Just(Refusal::QuoteGone),
+        any::<u32>().prop_map(|retry_after_s| Refusal::TooManyRequests { retry_after_s }),
+        fault().prop_map(Refusal::Backend),
+    ]
+}
+fn response() -> impl Strategy<Value = Response> {
+    let item = (signed(), any::<u64>()).prop_map(|(advert, life)| PageItem { advert, life: Millis(life) });
+    prop_oneof![
+        (prop::collection::vec(item, 0..8), prop::option::of(any::<[u8; 32]>()))
+            .prop_map(|(items, next)| { Response::Board(Page { items, next: next.map(PeerId::from_public_key) }) }),
+        Just(Response::Posted),
+        Just(Response::Declined),
+        signed().prop_map(Response::Quote),
+        signed().prop_map(Response::Granted),
+        (signed(), status()).prop_map(|(active, status)| Response::Active { active, status }),
+        status().prop_map(Response::Status),
+        refusal().prop_map(Response::Refused),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn requests_are_read_as_they_were_written(sent in any::<u64>(), request in request()) {
+        let bytes = Frame::encode(Timestamp(sent), request.clone());
+        let frame = Frame::<Request>::decode(&bytes).unwrap();
+        prop_assert_eq!((frame.v, frame.sent, frame.body), (VERSION, Timestamp(sent), request));
+    }
+
+    #[test]
+    fn responses_are_read_as_they_were_written(sent in any::<u64>(), response in response()) {
+        let bytes = Frame::encode(Timestamp(sent), response.clone());
+        prop_assert_eq!(Frame::<Response>::decode(&bytes).unwrap().body, response);
+    }
+
+    #[test]
+    fn a_damaged_message_does_no_harm(
+        request in request(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8), cut in any::<prop::sample::Index>()
+    ) {
+        let mut bytes = Frame::encode(Timestamp(1), request);
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        // Read or refused; what it then means is judged elsewhere.
+        let _ = Frame::<Request>::decode(&bytes);
+        bytes.truncate(cut.index(bytes.len()));
+        prop_assert!(Frame::<Request>::decode(&bytes).is_err(), "a message that was cut short is never whole");
+    }
+
+    #[test]
+    fn any_bytes_are_a_message_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
+        let _ = Frame::<Request>::decode(&bytes);
+        let _ = Frame::<Response>::decode(&bytes);
+    }
+
+    #[test]
+    fn another_version_is_called_by_its_number(v in any::<u8>(), extra in "\\PC{0,20}") {
+        #[derive(serde::Serialize)]
+        struct Later { v: u8, novelty: String }
+        let bytes = codec::encode(&Later { v, novelty: extra });
+        match Frame::<Request>::decode(&bytes) {
+            Err(FrameError::UnknownVersion(got)) => prop_assert!(got == v && v != VERSION),
+            Err(FrameError::Undecodable(_)) => prop_assert_eq!(v, VERSION),
+            Ok(_) => prop_assert!(false, "it has no body"),
+        }
+    }
+}
+
+#[test]
+fn an_oversized_message_is_refused_unread() {
+    let bytes = vec![0xa3; MAX_MESSAGE + 1];
+    let refused = Frame::<Request>::decode(&bytes);
+    assert!(matches!(refused, Err(FrameError::Undecodable(codec::DecodeError::Oversized { .. }))));
+}

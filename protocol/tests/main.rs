@@ -1,0 +1,5 @@
+//! Properties, tried with random input. A case that once failed is kept in `proptest-regressions` and tried first.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+mod codec;
+mod ledger;
+mod text;
