@@ -13,6 +13,8 @@ use std::process::ExitCode;
 pub struct Early {
     json: bool,
     color: Color,
+    /// The commands named, as far as they exist.
+    command: String,
 }
 
 impl Early {
@@ -26,7 +28,7 @@ impl Early {
             (_, true) => Color::Never,
             _ => Color::Auto,
         };
-        Early { json: words.contains(&"--json") || has("--format", "json"), color }
+        Early { json: words.contains(&"--json") || has("--format", "json"), color, command: named(&words) }
     }
     pub fn clap_color(&self) -> clap::ColorChoice {
         match self.color {
@@ -44,12 +46,13 @@ pub fn answer(error: &clap::Error, early: &Early) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let fault = fault_of(error);
+    let fault = fault_of(error, early);
     failure::print(&fault, early.json, colored(early.color, std::io::stderr().is_terminal()));
     ExitCode::from(fault.code.exit_code())
 }
 
-fn fault_of(error: &clap::Error) -> Fault {
+fn fault_of(error: &clap::Error, early: &Early) -> Fault {
+    let see_help = format!("'{} --help' shows what it takes", early.command);
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
@@ -63,7 +66,7 @@ fn fault_of(error: &clap::Error) -> Fault {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         || error.kind() == ErrorKind::MissingSubcommand
     {
-        return Fault::invalid("which command? one is missing").hint(see_help(error));
+        return Fault::invalid("which command? one is missing").hint(see_help);
     }
     let rendered = error.render().to_string();
     let mut paragraphs = rendered.split("\n\n");
@@ -73,16 +76,20 @@ fn fault_of(error: &clap::Error) -> Fault {
     let hint = match tip {
         // clap's own tips are about passing a value that looks like a flag, which is never meant here.
         Some(tip) if !tip.starts_with("to pass") => tip,
-        _ => see_help(error),
+        _ => see_help,
     };
     Fault::invalid(message).hint(hint)
 }
 
-/// The usage line of the command that was meant.
-fn see_help(error: &clap::Error) -> String {
-    let rendered = error.render().to_string();
-    let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("golemnode");
-    let command: Vec<&str> =
-        usage.split_whitespace().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
-    format!("'{} --help' shows what it takes", command.join(" "))
+/// `golemnode vm create`, whatever stands between and behind.
+fn named(words: &[&str]) -> String {
+    let mut command = crate::command();
+    let mut path = vec!["golemnode".to_owned()];
+    for word in words.iter().skip(1) {
+        if let Some(found) = command.find_subcommand(word) {
+            path.push(found.get_name().to_owned());
+            command = found.clone();
+        }
+    }
+    path.join(" ")
 }

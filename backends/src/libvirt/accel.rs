@@ -8,8 +8,8 @@ use std::time::Duration;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const DEVICE: &str = "/dev/kvm";
-/// Under working KVM a kernel reads its disk within a second or two; a guest that has read nothing by then hangs.
-pub const FIRST_SIGN: Duration = Duration::from_secs(10);
+/// Under working KVM a guest that boots uses its disk every second or two; one that is silent for so long hangs.
+pub const SILENCE: Duration = Duration::from_secs(10);
 /// A full distribution is at its sshd within 30 s under KVM on slow disks.
 pub const FIRST_GUEST: Duration = Duration::from_secs(60);
 

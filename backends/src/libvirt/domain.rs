@@ -1,5 +1,5 @@
 //! What is done to one domain. Everything here blocks, and holds the VM's lock.
-use super::accel::{FIRST_GUEST, FIRST_SIGN, Verdict};
+use super::accel::{FIRST_GUEST, SILENCE, Verdict};
 use super::connection::give_to_qemu;
 use super::xml::{self, CONSOLE, CONSOLE_BYTES, DISK, Description, Engine, NETDEV};
 use super::{Forwards, Host, unavailable};
@@ -130,8 +130,11 @@ impl Host {
         emulated.create().map_err(|error| failed("start the VM", &error))
     }
 
+    /// True once its sshd greets. A guest whose disk has been silent for a while hangs, and so does one that takes
+    /// longer than any.
     fn comes_up(&self, id: LeaseId, domain: &Domain) -> bool {
         let began = Instant::now();
+        let (mut activity, mut last) = (0, began);
         loop {
             if state_of(domain).is_ok_and(|state| state != PowerState::Running) {
                 return false;
@@ -139,9 +142,11 @@ impl Host {
             if self.endpoint(id, 22).is_ok_and(greets) {
                 return true;
             }
-            let reads = domain.block_stats(DISK).map_or(0, |stats| stats.rd_req);
-            let silent = began.elapsed() > FIRST_SIGN && reads == 0;
-            if silent || began.elapsed() > FIRST_GUEST {
+            let now = domain.block_stats(DISK).map_or(0, |stats| stats.rd_req + stats.wr_req);
+            if now != activity {
+                (activity, last) = (now, Instant::now());
+            }
+            if last.elapsed() > SILENCE || began.elapsed() > FIRST_GUEST {
                 return false;
             }
             sleep(POLL);

@@ -10,6 +10,7 @@ use protocol::names::BackendKind;
 use protocol::units::Millis;
 use protocol::{ErrorCode, Fault};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -129,7 +130,8 @@ async fn stop_on_signal(stop: CancellationToken, detached: bool) {
 fn log_to_stderr(context: &Context) {
     let level = match (context.global.verbose, context.is_quiet()) {
         (_, true) => "error",
-        (0, _) => "warn,node=info,backends=info",
+        // Kademlia warns whenever it is alone, which is how every mesh begins.
+        (0, _) => "warn,libp2p_kad=error,node=info,backends=info",
         (1, _) => "info,node=debug,backends=debug",
         _ => "debug,node=trace,backends=trace",
     };
@@ -203,16 +205,11 @@ struct Invitation {
 
 fn invite(context: &Context) -> Outcome {
     let status = context.node().and_then(|node| context.block_on(async { node.status().await }))?;
-    let mut bootstrap = status.external_addrs;
-    // Nobody else reaches a loopback address, unless there is no other.
-    let (local, open): (Vec<_>, Vec<_>) = status
-        .listen_addrs
-        .into_iter()
-        .partition(|addr| addr.starts_with("/ip4/127.") || addr.starts_with("/ip6/::1/"));
-    bootstrap.extend(open);
-    if bootstrap.is_empty() {
-        bootstrap = local;
-    }
+    let known: BTreeSet<String> = status.external_addrs.into_iter().chain(status.listen_addrs).collect();
+    // Nobody on another machine reaches a loopback address, nor a link-local one; they serve when there is no other.
+    let near = |addr: &String| ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"].iter().any(|start| addr.starts_with(start));
+    let (local, open): (Vec<_>, Vec<_>) = known.into_iter().partition(near);
+    let bootstrap = if open.is_empty() { local } else { open };
     let invitation = Invitation { network: status.network, bootstrap };
     context.show(&invitation, || {
         let addrs: String = invitation.bootstrap.iter().map(|addr| format!(" --bootstrap {addr}")).collect();

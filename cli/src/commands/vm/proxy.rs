@@ -1,5 +1,5 @@
 //! `golemnode vm proxy NAME [PORT]`: stdin and stdout joined to a port of the guest. Every ssh, scp and rsync goes
-//! through it, so it starts without a runtime, asks for one thing, and lets the kernel move the bytes.
+//! through it, so it starts without a runtime, asks for one thing, and moves bytes.
 //!
 //! ```text
 //! stdin ──thread──▶ socket ──▶ node ──▶ mesh ──▶ provider ──▶ guest
@@ -15,7 +15,7 @@ use node::api::client::Tunnel;
 use node::config::Home;
 use protocol::{ErrorCode, Fault};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -80,11 +80,9 @@ fn join(tunnel: Tunnel) -> std::io::Result<()> {
     until_gone(&tunnel.stream)
 }
 
-/// Moves bytes until the end. Where one side is a pipe, as under ssh, `io::copy` splices them inside the kernel.
-fn pump(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> std::io::Result<()> {
-    if is_pipe(&from)? || is_pipe(&to)? {
-        return std::io::copy(&mut from, &mut to).map(drop);
-    }
+/// Moves bytes until the end, each as soon as it is there. `io::copy` would splice between a pipe and a socket, and a
+/// splice from a socket holds a server's greeting back until more comes.
+fn pump(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         match from.read(&mut buffer) {
@@ -94,10 +92,6 @@ fn pump(mut from: impl Read + AsFd, mut to: impl Write + AsFd) -> std::io::Resul
             Err(error) => return Err(error),
         }
     }
-}
-
-fn is_pipe(file: impl AsFd) -> std::io::Result<bool> {
-    Ok(FileType::from_raw_mode(fstat(file)?.st_mode) == FileType::Fifo)
 }
 
 /// A standard stream that some parent left non-blocking would end a copy at the first pause.

@@ -1,0 +1,4 @@
+//! One binary: the whole thing, from outside.
+mod hostile;
+mod rent;
+mod simulated;

@@ -1,0 +1,108 @@
+//! Several nodes, real processes and connections, and the simulated backend: what needs no guest.
+use serde_json::Value;
+use std::time::Duration;
+use tests::{Home, PATIENCE, eventually};
+
+const PROVIDER: &str = "min_memory = \"128M\"\nmin_disk = \"1G\"\n";
+const CREATE: [&str; 5] = ["vm", "create", "web", "--isolation", "any"];
+
+fn provider_home() -> Home {
+    let home = Home::new();
+    home.config(PROVIDER);
+    home
+}
+const PROVIDE: [&str; 5] = ["--provide", "--backend", "memory", "--network", "test"];
+
+#[test]
+fn a_vm_lives_through_every_lifecycle_command() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let addr = provider.addr();
+    let _node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    let vm = r.json(&CREATE);
+    assert_eq!((&vm["name"], &vm["status"]), (&Value::from("web"), &Value::from("running")));
+    for field in ["id", "provider", "image", "cpus", "memory_mib", "disk_gib", "created_at"] {
+        assert!(!vm[field].is_null(), "{field} in {vm}");
+    }
+    for (object, fields) in [
+        ("lease", vec!["id", "price_per_hour", "currency", "expires_at"]),
+        ("ssh", vec!["user", "host_alias", "identity_file", "known_hosts_file"]),
+        ("timings_ms", vec!["discover", "quote", "lease", "provision", "boot", "total"]),
+    ] {
+        for field in fields {
+            assert!(!vm[object][field].is_null(), "{object}.{field} in {vm}");
+        }
+    }
+    assert_eq!(r.json(&CREATE)["id"], vm["id"], "the same create is the same VM");
+    r.run(&["vm", "create", "web", "--isolation", "any", "--cpus", "2"]).fails(1, "VM_003");
+    assert_eq!(r.json(&["vm", "stop", "web"])["status"], "stopped");
+    r.run(&["vm", "restart", "web"]).fails(1, "VM_004");
+    assert_eq!(r.json(&["vm", "start", "web"])["status"], "running");
+    assert_eq!(r.json(&["vm", "restart", "web"])["status"], "running");
+    let lease = r.run(&["--json", "lease", "show", "web"]).ok().stdout();
+    let file = r.path().join("lease.json");
+    std::fs::write(&file, &lease).unwrap();
+    let verified = r.run(&["lease", "verify", file.to_str().unwrap()]).ok();
+    assert!(verified.stdout().contains("active"), "{}", verified.stdout());
+    std::fs::write(&file, lease.replacen("\"body\": \"a", "\"body\": \"b", 1).replacen("\"body\":\"a", "\"body\":\"b", 1))
+        .unwrap();
+    assert_eq!(r.run(&["lease", "verify", file.to_str().unwrap()]).code(), 4);
+    r.run(&["vm", "destroy", "web", "--yes"]).ok();
+    assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));
+    eventually("its capacity is free again", PATIENCE, || {
+        let status = p.json(&["node", "status"]);
+        (status["provider"]["leases"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn commands_without_a_node_share_the_one_that_the_first_starts() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let addr = provider.addr();
+    r.config(&format!("network = \"test\"\nmdns = false\nbootstrap = [\"{addr}\"]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n"));
+    let listed: Vec<Value> = std::thread::scope(|scope| {
+        let lists: Vec<_> = (0..5)
+            .map(|_| scope.spawn(|| r.json(&["provider", "list", "--isolation", "any"])))
+            .collect();
+        lists.into_iter().map(|list| list.join().unwrap()).collect()
+    });
+    // The very first query answers with the board of a neighbour.
+    assert!(listed.iter().all(|list| list.as_array().map(Vec::len) == Some(1)), "{listed:?}");
+    r.run(&["node", "stop"]).ok();
+    eventually("it has gone", PATIENCE, || (r.run(&["node", "stop"]).code() == 3).then_some(()));
+}
+
+#[test]
+fn nobody_there_is_said_in_one_line() {
+    let r = Home::new();
+    let _node = r.node(&["--network", "test"]);
+    let ran = r.run(&["vm", "create", "web", "--isolation", "any"]).fails(3, "RES_003");
+    assert!(ran.stderr().contains("hint:"), "{}", ran.stderr());
+    assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));
+    let second = r.run(&["node", "run", "--no-mdns"]);
+    assert_ne!(second.code(), 0);
+    assert!(second.stderr().contains("a node runs on"), "{}", second.stderr());
+}
+
+#[test]
+fn killed_requestor_and_provider_find_their_leases_again() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let addr = provider.addr();
+    let node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    let vm = r.json(&CREATE);
+    node.kill();
+    let node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    assert_eq!(r.json(&["vm", "list"])[0]["id"], vm["id"]);
+    assert_eq!(r.json(&CREATE)["id"], vm["id"]);
+    drop(node);
+    provider.kill();
+    let provider = p.node(&PROVIDE);
+    // The simulated backend forgets its VMs with its process: the ledger has it made again.
+    let _node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    eventually("it runs again", Duration::from_secs(90), || {
+        (r.json(&["vm", "info", "web"])["status"] == "running").then_some(())
+    });
+    assert_eq!(r.json(&["vm", "info", "web"])["lease"]["id"], vm["lease"]["id"]);
+}
