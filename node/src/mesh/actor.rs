@@ -31,6 +31,8 @@ use tokio::time::MissedTickBehavior;
 
 /// After as many commands in a row the swarm gets its turn.
 const COMMANDS_IN_A_ROW: usize = 16;
+/// Enough for a message on its way out; peers on slow paths learn from the advert's end.
+const LINGER: Duration = Duration::from_millis(250);
 /// How long a shutdown waits for connections to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -215,6 +217,15 @@ impl Actor {
     }
 
     async fn goodbye(&mut self, done: Option<oneshot::Sender<()>>) {
+        // What was just said (a withdrawal, an answer) is still in the queues of its connections, and closing them
+        // would drop it: nothing tells when they are empty.
+        let alone = self.swarm.connected_peers().next().is_none();
+        let lingering = async {
+            while !alone {
+                self.swarm.select_next_some().await;
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, lingering).await;
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             // Err: it has gone in the meantime.
