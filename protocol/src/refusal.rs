@@ -125,6 +125,7 @@ impl From<Refusal> for Fault {
             Refusal::TooManyRequests { retry_after_s } => Fault { retry_after_s: Some(retry_after_s), ..fault },
             Refusal::NoSuchImage(_) => fault.hint("'golemnode provider list' shows who has which images"),
             Refusal::Exhausted { .. } => fault.hint("ask for less, or see 'golemnode provider list' for others"),
+            Refusal::Expired(_) => fault.hint("clocks may differ by 60 s: 'golemnode doctor' checks this one"),
             Refusal::UnknownVersion { .. } => fault.hint("update the older of the two nodes"),
             _ => fault,
         }

@@ -47,6 +47,33 @@ const WEIGHTS: [(u32, Action); 15] = [
     (3, Action::HostBusy),
 ];
 
+/// What came about in some runs: a simulation in which nothing happens proves nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub leases: usize,
+    pub expired: usize,
+    pub failovers: usize,
+    pub failed_vms: usize,
+    pub kills: u64,
+    pub steps: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, scenario: &Scenario) {
+        let nodes = &scenario.world.nodes;
+        let events = |what: &str| {
+            nodes.iter().flat_map(|node| &node.events).filter(|event| event.message.contains(what)).count()
+        };
+        self.leases += events("is active");
+        self.expired += events("has expired");
+        self.failed_vms += events("failed:");
+        self.failovers += nodes.iter().map(|node| node.notices.len()).sum::<usize>();
+        // Each start and each kill begins an epoch.
+        self.kills += nodes.iter().map(|node| node.epoch / 2).sum::<u64>();
+        self.steps += scenario.world.steps();
+    }
+}
+
 /// A few nodes, some of them both provider and requestor, and so many actions; then everything must end well.
 pub fn run(seed: u64, actions: u32) -> Scenario {
     let mut scenario = Scenario::new(seed, Weather::foul());

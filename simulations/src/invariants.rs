@@ -1,9 +1,10 @@
 //! What must hold after every step, and what must hold once everything has come to rest.
+use crate::node::{SimNode, StoredLease};
 use crate::world::World;
 use protocol::core::requestor::Phase;
 use protocol::message::LeaseStage;
 use protocol::names::{CreateId, LeaseId};
-use protocol::units::{Resources, Timestamp};
+use protocol::units::Resources;
 use protocol::{Keypair, PeerId};
 use std::collections::BTreeMap;
 
@@ -42,29 +43,27 @@ fn never_oversold(world: &World) -> Verdict {
     Ok(())
 }
 
-/// A lease as its provider has it on disk, by whom it was let to.
-fn active_leases(world: &World) -> impl Iterator<Item = (usize, LeaseId, PeerId, Timestamp)> + '_ {
+/// The leases that stand, as their providers have them on disk.
+fn active_leases(world: &World) -> impl Iterator<Item = (usize, LeaseId, &StoredLease)> + '_ {
     world.nodes.iter().enumerate().flat_map(|(id, node)| {
         let active = node.disk.leases.iter().filter(|(_, row)| row.stage == LeaseStage::Active);
-        active.map(move |(lease, row)| (id, *lease, row.requestor, row.ends_at))
+        active.map(move |(lease, row)| (id, *lease, row))
     })
+}
+
+fn tenant<'a>(world: &'a World, row: &StoredLease) -> Option<&'a SimNode> {
+    world.nodes.iter().find(|node| node.peer == row.requestor)
 }
 
 /// One create has at most one active lease that is not being given back.
 fn nobody_is_promised_twice(world: &World) -> Verdict {
     let mut owned: BTreeMap<(PeerId, CreateId), LeaseId> = BTreeMap::new();
-    for (_, lease, requestor, _) in active_leases(world) {
-        let Some(node) = world.nodes.iter().find(|node| node.peer == requestor) else { continue };
-        if node.disk.releases.contains(&lease) {
+    for (_, lease, row) in active_leases(world) {
+        if tenant(world, row).is_some_and(|node| node.disk.releases.contains(&lease)) {
             continue;
         }
-        let creates = node.disk.rentals.keys().copied();
-        let create = creates.into_iter().find(|create| {
-            world.nodes.iter().any(|provider| LeaseId::derive(provider.peer, requestor, *create) == lease)
-        });
-        let Some(create) = create else { continue };
-        if let Some(other) = owned.insert((requestor, create), lease) {
-            return Err(format!("create {create} has the leases {other} and {lease}"));
+        if let Some(other) = owned.insert((row.requestor, row.create_id), lease) {
+            return Err(format!("create {} has the leases {other} and {lease}", row.create_id));
         }
     }
     Ok(())
@@ -72,13 +71,11 @@ fn nobody_is_promised_twice(world: &World) -> Verdict {
 
 /// Whatever is let is known to whom it is let to: as a rental, or as something still to be given back.
 fn no_orphan_rental(world: &World) -> Verdict {
-    for (id, lease, requestor, ends_at) in active_leases(world) {
-        if ends_at <= world.clock(id) {
-            continue;
-        }
-        let Some(node) = world.nodes.iter().find(|node| node.peer == requestor) else { continue };
+    for (id, lease, row) in active_leases(world) {
+        let Some(node) = tenant(world, row).filter(|_| row.ends_at > world.clock(id)) else { continue };
         let dealing = |phase: Phase| matches!(phase, Phase::Confirming | Phase::Leased | Phase::Releasing);
-        let rented = node.disk.rentals.values().any(|(phase, deal)| *deal == Some(lease) && dealing(*phase));
+        let rental = node.disk.rentals.get(&row.create_id);
+        let rented = rental.is_some_and(|(phase, deal)| *deal == Some(lease) && dealing(*phase));
         if !rented && !node.disk.releases.contains(&lease) {
             return Err(format!("node {id} lets {lease}, and its tenant knows nothing of it"));
         }

@@ -4,6 +4,7 @@ use protocol::codec::{self, MAX_STORED};
 use protocol::core::provider::Offer;
 use protocol::core::requestor::{Phase, Rental};
 use protocol::core::{Event, NodeCore, StoreOp, Table};
+use protocol::lease::Accept;
 use protocol::ledger::LeaseRow;
 use protocol::message::LeaseStage;
 use protocol::names::{CreateId, LeaseId};
@@ -23,6 +24,7 @@ pub struct Disk {
 
 pub struct StoredLease {
     pub requestor: PeerId,
+    pub create_id: CreateId,
     pub stage: LeaseStage,
     pub gone: bool,
     pub resources: Resources,
@@ -57,8 +59,10 @@ impl Disk {
                 if let Some(value) = value {
                     let row: LeaseRow =
                         codec::decode(value, MAX_STORED).expect("a lease that was stored is read again");
+                    let accept: Accept = codec::decode(&row.accept.body, MAX_STORED).expect("an accept that was taken");
                     let stored = StoredLease {
                         requestor: row.requestor,
+                        create_id: accept.create_id,
                         stage: row.stage,
                         gone: !row.counts(),
                         resources: row.spec.resources,

@@ -1,11 +1,20 @@
-use simulations::chaos;
+use simulations::chaos::{self, Tally};
 use simulations::scenario::explore;
+use std::cell::Cell;
 
 #[test]
+#[allow(clippy::print_stdout, reason = "what a run has met is worth reading")]
 fn random_actions_leave_nothing_behind() {
-    explore("random_actions_leave_nothing_behind", 100, |seed| {
-        chaos::run(seed, 60);
+    let tally = Cell::new(Tally::default());
+    explore("random_actions_leave_nothing_behind", 300, |seed| {
+        let mut sum = tally.get();
+        sum.add(&chaos::run(seed, 60));
+        tally.set(sum);
     });
+    let tally = tally.get();
+    let met = tally.leases.min(tally.expired).min(tally.failovers).min(tally.failed_vms).min(tally.kills as usize);
+    assert!(met > 0, "everything was met: {tally:?}");
+    println!("{tally:?}");
 }
 
 #[test]

@@ -195,7 +195,7 @@ impl Postings {
                 Ok(()) => Verdict::Accept,
                 Err(refusal) => {
                     self.refused(ctx, from, &refusal);
-                    if refusal.is_hostile() { Verdict::Reject } else { Verdict::Ignore }
+                    if self.is_hostile(&refusal) { Verdict::Reject } else { Verdict::Ignore }
                 }
             },
         };
@@ -245,8 +245,13 @@ impl Postings {
         }
     }
 
+    /// With a clock that is wrong itself, everybody else's adverts seem to come from the future.
+    fn is_hostile(&self, refusal: &BoardRefusal) -> bool {
+        refusal.is_hostile() && !(self.clock_warned && *refusal == BoardRefusal::Future)
+    }
+
     fn refused(&self, ctx: &mut Ctx, from: PeerId, refusal: &BoardRefusal) {
-        if refusal.is_hostile() {
+        if self.is_hostile(refusal) {
             ctx.offence(from, "an advert", &refusal.clone().into());
         }
     }

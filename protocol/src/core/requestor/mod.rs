@@ -49,6 +49,8 @@ const LOOK_SPACING: Millis = Millis(100);
 const MAX_POWERS: usize = 16;
 /// Quotes that are no longer waited for, remembered so that what they hold is given back when they come.
 const MAX_LATE: usize = 1024;
+/// Leases being given back. Each belongs to a try of a create; with so many that do not get through, no more is begun.
+const MAX_RELEASES: usize = 4096;
 
 /// What a user asks for.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
 //! From a wish to an active lease.
-use super::{CreateRequest, Deal, MAX_RENTALS, MAX_TRIES, Phase, Rental, Requestor, Work, put, within};
+use super::{CreateRequest, Deal, MAX_RELEASES, MAX_RENTALS, MAX_TRIES, Phase, Rental, Requestor, Work, put, within};
 use crate::board::{Board, Entry};
 use crate::core::{Ctx, Effect, RpcFailure};
 use crate::envelope::{Sealed, Signed};
@@ -77,6 +77,12 @@ impl Requestor {
         }
         if self.rentals.len() >= MAX_RENTALS {
             return Err(Fault::new(ErrorCode::Quota, format!("this node rents {MAX_RENTALS} VMs already")));
+        }
+        if self.releases.len() >= MAX_RELEASES {
+            let message = format!("{MAX_RELEASES} releases have not got through to their providers yet");
+            return Err(
+                Fault::new(ErrorCode::Quota, message).hint("'golemnode vm list' shows which; they are tried on")
+            );
         }
         let rental = Rental {
             create_id: request.create_id,
