@@ -197,7 +197,8 @@ async fn a_second_identity_gets_nothing_of_the_firsts_vm() {
     let info: Value = tenant.json(&["vm", "info", "web"]);
     assert_eq!(info["status"], "running");
     let events = provider_home.run(&["--json", "events"]).ok().stdout();
-    let tried = events.lines().filter(|line| line.contains("AUTH_004") && line.contains(&stranger.key.peer_id().to_string()));
+    let tried =
+        events.lines().filter(|line| line.contains("AUTH_004") && line.contains(&stranger.key.peer_id().to_string()));
     assert_eq!(tried.count(), 6, "{events}");
     // A third identity's own list is empty.
     let other = Home::new();

@@ -44,8 +44,11 @@ fn a_vm_lives_through_every_lifecycle_command() {
     std::fs::write(&file, &lease).unwrap();
     let verified = r.run(&["lease", "verify", file.to_str().unwrap()]).ok();
     assert!(verified.stdout().contains("active"), "{}", verified.stdout());
-    std::fs::write(&file, lease.replacen("\"body\": \"a", "\"body\": \"b", 1).replacen("\"body\":\"a", "\"body\":\"b", 1))
-        .unwrap();
+    std::fs::write(
+        &file,
+        lease.replacen("\"body\": \"a", "\"body\": \"b", 1).replacen("\"body\":\"a", "\"body\":\"b", 1),
+    )
+    .unwrap();
     assert_eq!(r.run(&["lease", "verify", file.to_str().unwrap()]).code(), 4);
     r.run(&["vm", "destroy", "web", "--yes"]).ok();
     assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));
@@ -60,11 +63,12 @@ fn commands_without_a_node_share_the_one_that_the_first_starts() {
     let (p, r) = (provider_home(), Home::new());
     let provider = p.node(&PROVIDE);
     let addr = provider.addr();
-    r.config(&format!("network = \"test\"\nmdns = false\nbootstrap = [\"{addr}\"]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n"));
+    r.config(&format!(
+        "network = \"test\"\nmdns = false\nbootstrap = [\"{addr}\"]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n"
+    ));
     let listed: Vec<Value> = std::thread::scope(|scope| {
-        let lists: Vec<_> = (0..5)
-            .map(|_| scope.spawn(|| r.json(&["provider", "list", "--isolation", "any"])))
-            .collect();
+        let lists: Vec<_> =
+            (0..5).map(|_| scope.spawn(|| r.json(&["provider", "list", "--isolation", "any"]))).collect();
         lists.into_iter().map(|list| list.join().unwrap()).collect()
     });
     // The very first query answers with the board of a neighbour.

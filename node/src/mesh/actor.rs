@@ -220,12 +220,14 @@ impl Actor {
         // What was just said (a withdrawal, an answer) is still in the queues of its connections, and closing them
         // would drop it: nothing tells when they are empty.
         let alone = self.swarm.connected_peers().next().is_none();
-        let lingering = async {
-            while !alone {
-                self.swarm.select_next_some().await;
+        let linger = tokio::time::sleep(if alone { Duration::ZERO } else { LINGER });
+        tokio::pin!(linger);
+        loop {
+            tokio::select! {
+                () = &mut linger => break,
+                _ = self.swarm.select_next_some() => {}
             }
-        };
-        let _ = tokio::time::timeout(LINGER, lingering).await;
+        }
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             // Err: it has gone in the meantime.
