@@ -56,9 +56,10 @@ impl Context {
     /// Runs to the end, or until Ctrl-C.
     pub fn block_on<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Failure> {
         self.runtime()?.block_on(async {
+            let interrupted = interruption()?;
             tokio::select! {
                 done = work => Ok(done?),
-                interrupted = interrupted() => { interrupted?; Err(Failure::Interrupted) }
+                () = interrupted => Err(Failure::Interrupted),
             }
         })
     }
@@ -81,18 +82,20 @@ impl Context {
     }
 }
 
-/// Ctrl-C, or somebody else's wish that this ends.
-pub async fn interrupted() -> Result<(), Fault> {
+/// Ctrl-C, or somebody else's wish that this ends. Watched from the call on, before the future is first polled, so that
+/// no request goes out which a signal could orphan.
+pub fn interruption() -> Result<impl Future<Output = ()>, Fault> {
     let watch = |kind| signal(kind).map_err(|error| Fault::internal(format!("no signals: {error}")));
     let mut interrupt = watch(SignalKind::interrupt())?;
     let mut terminate = watch(SignalKind::terminate())?;
     let mut hangup = watch(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
 }
 
 /// The ending of a command that was told no.

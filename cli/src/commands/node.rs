@@ -1,5 +1,5 @@
 //! `golemnode node …`: run it, and see what it does.
-use crate::context::{Context, interrupted};
+use crate::context::{Context, interruption};
 use crate::failure::Outcome;
 use crate::output::{dash, fields, some_of, table};
 use clap::{Args, Subcommand};
@@ -113,8 +113,11 @@ pub fn up(context: &Context, args: RunArgs) -> Outcome {
 async fn stop_on_signal(stop: CancellationToken, detached: bool) {
     use tokio::signal::unix::{SignalKind, signal};
     if !detached {
-        let _ = interrupted().await;
-        return stop.cancel();
+        if let Ok(interrupted) = interruption() {
+            interrupted.await;
+            stop.cancel();
+        }
+        return;
     }
     // Taken and ignored: by default a hangup would end the process.
     let _hangup = signal(SignalKind::hangup());

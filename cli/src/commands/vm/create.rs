@@ -1,7 +1,7 @@
 //! `golemnode vm create`: one request, a stream of stages, and nothing left rented when it is interrupted.
 use super::keys;
 use super::progress::Progress;
-use crate::context::{Context, interrupted};
+use crate::context::{Context, interruption};
 use crate::failure::{Failure, Outcome};
 use clap::Args;
 use node::api::client::Client;
@@ -119,9 +119,10 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
 async fn create(context: &Context, node: &Client, request: &CreateVm) -> Result<VmView, Failure> {
     let began = rfc3339(now());
     let mut progress = Progress::new(context);
+    let interrupted = interruption()?;
     let ended = tokio::select! {
         ended = follow(node, request, &mut progress) => Some(ended),
-        stop = interrupted() => { stop?; None }
+        () = interrupted => None,
     };
     progress.end(matches!(ended, Some(Ok(_))));
     // The stream is dropped by now: what was not confirmed yet is taken back by the node.
