@@ -1,12 +1,12 @@
 //! The routes. Each is a call of the node's handle, and an answer in JSON.
+pub use super::extract::error_body;
+use super::extract::{Asked, Body, Failure, Named};
 use super::idle::{Busy, IdleWatch};
 use super::types::*;
-use crate::clock;
-use crate::config::{Home, NodeLock, io, random_16};
+use crate::config::{Home, NodeLock, io};
 use crate::handle::NodeHandle;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -87,7 +87,11 @@ fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/events", get(events))
         .route("/api/v1/images/rescan", post(rescan))
         .route("/api/v1/tunnels", post(tunnel))
-        .fallback(|| async { Failure(Fault::new(ErrorCode::NoSuchResource, "no such route")) })
+        .fallback(|| async { Failure::from(Fault::new(ErrorCode::NoSuchResource, "no such route")) })
+        .method_not_allowed_fallback(|method: Method| async move {
+            let fault = Fault::invalid(format!("this route takes no {method}"));
+            Failure::with_status(StatusCode::METHOD_NOT_ALLOWED, fault)
+        })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(api.clone(), note_activity))
         .with_state(api)
@@ -98,37 +102,7 @@ async fn note_activity(State(api): State<Api>, request: Request, next: Next) -> 
     next.run(request).await
 }
 
-/// A fault as the API shows it.
-struct Failure(Fault);
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Failure(fault)
-    }
-}
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(error_body(self.0))).into_response()
-    }
-}
-
-/// The shape of every error, here and on the command line.
-pub fn error_body(fault: Fault) -> ErrorBody {
-    let request_id = random_16().map(hex::encode).unwrap_or_default();
-    ErrorBody { error: ErrorView { fault, request_id, timestamp: clock::rfc3339(clock::now()) } }
-}
-
 type Answer<T> = Result<Json<T>, Failure>;
-
-/// JSON of a body, with our own error shape when it is none.
-fn body<T: for<'de> Deserialize<'de>>(bytes: &Bytes) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| Failure(Fault::invalid(format!("the request's body: {error}"))))
-}
-fn query<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Failure> {
-    query.map(|Query(query)| query).map_err(|error| Failure(Fault::invalid(error.body_text())))
-}
-type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
 async fn status(State(api): State<Api>) -> Answer<NodeStatus> {
     Ok(Json(api.node.status().await?))
@@ -146,15 +120,14 @@ async fn stop(State(api): State<Api>) -> Answer<serde_json::Value> {
 struct Dial {
     addrs: Vec<String>,
 }
-async fn dial(State(api): State<Api>, bytes: Bytes) -> Answer<serde_json::Value> {
-    let Dial { addrs } = body(&bytes)?;
+async fn dial(State(api): State<Api>, Body(Dial { addrs }): Body<Dial>) -> Answer<serde_json::Value> {
     api.node.dial(addrs).await?;
     Ok(Json(serde_json::json!({})))
 }
-async fn providers(State(api): State<Api>, asked: Asked<ProviderQuery>) -> Answer<Vec<ProviderView>> {
-    Ok(Json(api.node.providers(query(asked)?).await?))
+async fn providers(State(api): State<Api>, Asked(query): Asked<ProviderQuery>) -> Answer<Vec<ProviderView>> {
+    Ok(Json(api.node.providers(query).await?))
 }
-async fn provider(State(api): State<Api>, Path(peer): Path<String>) -> Answer<ProviderView> {
+async fn provider(State(api): State<Api>, Named(peer): Named) -> Answer<ProviderView> {
     Ok(Json(api.node.provider(peer.parse()?).await?))
 }
 async fn vms(State(api): State<Api>) -> Answer<Vec<VmView>> {
@@ -162,11 +135,10 @@ async fn vms(State(api): State<Api>) -> Answer<Vec<VmView>> {
 }
 
 /// A line of JSON for each event; a client that hangs up drops the stream, and with it the receiver.
-async fn create(State(api): State<Api>, bytes: Bytes) -> Result<Response, Failure> {
-    let request: CreateVm = body(&bytes)?;
+async fn create(State(api): State<Api>, Body(request): Body<CreateVm>) -> Result<Response, Failure> {
     let events = api.node.create(request).await?;
     let lines = stream::unfold((events, api.idle.busy()), next_line);
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(lines)).into_response())
 }
 
 type Line = Result<String, serde_json::Error>;
@@ -185,8 +157,7 @@ struct Wait {
     wait_for: Option<VmStatus>,
     timeout_s: Option<u64>,
 }
-async fn vm(State(api): State<Api>, Path(vm): Path<String>, asked: Asked<Wait>) -> Answer<VmView> {
-    let wait = query(asked)?;
+async fn vm(State(api): State<Api>, Named(vm): Named, Asked(wait): Asked<Wait>) -> Answer<VmView> {
     let view = match wait.wait_for {
         None => api.node.vm(&vm).await?,
         Some(status) => {
@@ -196,18 +167,16 @@ async fn vm(State(api): State<Api>, Path(vm): Path<String>, asked: Asked<Wait>) 
     };
     Ok(Json(view))
 }
-async fn destroy(State(api): State<Api>, Path(vm): Path<String>) -> Answer<VmView> {
+async fn destroy(State(api): State<Api>, Named(vm): Named) -> Answer<VmView> {
     perform(&api, &vm, VmActionBody { action: VmActionName::Destroy, force: false }).await
 }
-async fn act(State(api): State<Api>, Path(vm): Path<String>, bytes: Bytes) -> Answer<VmView> {
-    perform(&api, &vm, body(&bytes)?).await
+async fn act(State(api): State<Api>, Named(vm): Named, Body(action): Body<VmActionBody>) -> Answer<VmView> {
+    perform(&api, &vm, action).await
 }
 async fn perform(api: &Api, vm: &str, action: VmActionBody) -> Answer<VmView> {
     let late = |_| {
-        Failure(
-            Fault::new(ErrorCode::Timeout, format!("'{vm}' did not get there within {ACTION_DEADLINE:?}"))
-                .hint(format!("it may still: 'golemnode vm info {vm}' shows it; 'vm stop --force' cuts the power")),
-        )
+        Fault::new(ErrorCode::Timeout, format!("'{vm}' did not get there within {ACTION_DEADLINE:?}"))
+            .hint(format!("it may still: 'golemnode vm info {vm}' shows it; 'vm stop --force' cuts the power"))
     };
     let view = tokio::time::timeout(ACTION_DEADLINE, api.node.act(vm, action)).await.map_err(late)??;
     Ok(Json(view))
@@ -215,7 +184,7 @@ async fn perform(api: &Api, vm: &str, action: VmActionBody) -> Answer<VmView> {
 async fn leases(State(api): State<Api>) -> Answer<Vec<LeaseView>> {
     Ok(Json(api.node.leases().await?))
 }
-async fn lease(State(api): State<Api>, Path(lease): Path<String>) -> Answer<LeaseDocument> {
+async fn lease(State(api): State<Api>, Named(lease): Named) -> Answer<LeaseDocument> {
     Ok(Json(api.node.lease(&lease).await?))
 }
 
@@ -225,8 +194,7 @@ struct EventsAsked {
     after: Option<u64>,
     limit: Option<usize>,
 }
-async fn events(State(api): State<Api>, asked: Asked<EventsAsked>) -> Answer<Vec<EventView>> {
-    let asked = query(asked)?;
+async fn events(State(api): State<Api>, Asked(asked): Asked<EventsAsked>) -> Answer<Vec<EventView>> {
     Ok(Json(api.node.events(asked.after.unwrap_or(0), asked.limit.unwrap_or(EVENTS).min(EVENTS)).await?))
 }
 async fn rescan(State(api): State<Api>) -> Answer<serde_json::Value> {
@@ -242,8 +210,12 @@ struct TunnelAsked {
 }
 
 /// Upgrades the connection once the guest's end is there, so that a refusal is still an ordinary answer.
-async fn tunnel(State(api): State<Api>, asked: Asked<TunnelAsked>, request: Request) -> Result<Response, Failure> {
-    let TunnelAsked { vm, port } = query(asked)?;
+async fn tunnel(
+    State(api): State<Api>,
+    Asked(asked): Asked<TunnelAsked>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let TunnelAsked { vm, port } = asked;
     let wanted = request.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes() == TUNNEL_PROTOCOL.as_bytes());
     if !wanted {
         return Err(Fault::invalid(format!("a tunnel needs 'Upgrade: {TUNNEL_PROTOCOL}'")).into());
