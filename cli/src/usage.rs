@@ -13,8 +13,7 @@ use std::process::ExitCode;
 pub struct Early {
     json: bool,
     color: Color,
-    /// The commands named, as far as they exist.
-    command: String,
+    words: Vec<String>,
 }
 
 impl Early {
@@ -28,7 +27,11 @@ impl Early {
             (_, true) => Color::Never,
             _ => Color::Auto,
         };
-        Early { json: words.contains(&"--json") || has("--format", "json"), color, command: named(&words) }
+        Early {
+            json: words.contains(&"--json") || has("--format", "json"),
+            color,
+            words: words.into_iter().map(str::to_owned).collect(),
+        }
     }
     pub fn clap_color(&self) -> clap::ColorChoice {
         match self.color {
@@ -52,7 +55,7 @@ pub fn answer(error: &clap::Error, early: &Early) -> ExitCode {
 }
 
 fn fault_of(error: &clap::Error, early: &Early) -> Fault {
-    let see_help = format!("'{} --help' shows what it takes", early.command);
+    let see_help = format!("'{} --help' shows what it takes", named(&early.words));
     let named = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
@@ -82,7 +85,7 @@ fn fault_of(error: &clap::Error, early: &Early) -> Fault {
 }
 
 /// `golemnode vm create`, whatever stands between and behind.
-fn named(words: &[&str]) -> String {
+fn named(words: &[String]) -> String {
     let mut command = crate::command();
     let mut path = vec!["golemnode".to_owned()];
     for word in words.iter().skip(1) {
