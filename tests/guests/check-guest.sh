@@ -87,7 +87,11 @@ ready() {
         tail -n 20 "$dir/console.log"
         die "no ssh after $patience s"
     fi
-    { ssh-keyscan -T 20 -p "$port" 127.0.0.1 2>/dev/null || true; } | awk '{ print $2, $3 }' | sort -u >"$dir/shown"
+    local kind
+    for kind in ed25519 rsa ecdsa; do
+        ssh-keyscan -T 20 -t "$kind" -p "$port" 127.0.0.1 2>"$dir/scan-$kind" || true
+    done | awk '{ print $2, $3 }' | sort -u >"$dir/shown"
+    [ -s "$dir/shown" ] || cat "$dir"/scan-*
     cut -d ' ' -f 1,2 "$dir/host.pub" >"$dir/expected"
     printf '[127.0.0.1]:%s %s\n' "$port" "$(cat "$dir/expected")" >"$dir/known_hosts"
     check "$1: ssh banner after $seconds s, with the tenant's host key only" diff "$dir/expected" "$dir/shown"
