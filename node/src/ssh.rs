@@ -92,7 +92,7 @@ impl SshDir {
             shell_word(&self.home.to_string_lossy())
         );
         let mut options = vec![
-            ("ProxyCommand", proxy.replace("%h", "%%h")),
+            ("ProxyCommand", proxy),
             ("HostName", ssh.host_alias.clone()),
             ("HostKeyAlias", ssh.host_alias.clone()),
             ("User", ssh.user.clone()),
@@ -176,10 +176,13 @@ fn shell_word(text: &str) -> String {
     if text.chars().all(|c| plain(c) || c == '%') { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// A file name in OpenSSH's configuration: quoted where it has spaces, percent signs doubled.
+/// A file name in OpenSSH's configuration: percent signs doubled, and quoted where a word would end or a comment begin.
 fn file_word(text: &str) -> String {
     let text = text.replace('%', "%%");
-    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+    if !text.contains(|c: char| c.is_whitespace() || "\"'\\#".contains(c)) {
+        return text;
+    }
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]
@@ -202,5 +205,51 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         ssh.keep_only(&[]).unwrap();
         assert!(!ssh.of(&name).exists());
+    }
+
+    /// OpenSSH itself reads the block and runs the proxy: every place that a home's name passes, it passes whole.
+    #[test]
+    #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+    fn openssh_reads_the_block_whatever_the_home_is_called() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::process::{Command, Stdio};
+        if Command::new("ssh").arg("-V").output().is_err() {
+            return eprintln!("SKIPPED: no ssh here");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["plain", "a b", "50%h", "it's", "say \"hi\"", "#1", r"back\slash", "$HOME"] {
+            let home = Home::find(Some(dir.path().join(folder))).unwrap();
+            home.create().unwrap();
+            let (ssh, name) = (SshDir::new(&home), "web".parse().unwrap());
+            let prepared = ssh.prepare(&name, None).unwrap();
+            let view = ssh.view(&name, &"root".parse().unwrap(), prepared.identity_file.as_deref());
+            // In place of golemnode: it notes what it was called with, and says nothing to ssh.
+            let (own, noted) = (home.root().join("golem node"), home.root().join("noted"));
+            fs::write(&own, "#!/bin/sh\nfor word in \"$@\"; do echo \"$word\"; done > \"$2/noted\"\n").unwrap();
+            fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+            let config = home.root().join("config");
+            fs::write(&config, ssh.config_block(&own, &name, &view)).unwrap();
+
+            let run = |args: &[&str]| {
+                Command::new("ssh").arg("-F").arg(&config).args(args).stdin(Stdio::null()).output().unwrap()
+            };
+            let read = String::from_utf8(run(&["-G", "web"]).stdout).unwrap();
+            let has = |line: String| assert!(read.lines().any(|said| said == line), "{folder}: no '{line}' in {read}");
+            has("user root".into());
+            has("hostkeyalias golemnode-web".into());
+            has("stricthostkeychecking true".into());
+            has("identitiesonly yes".into());
+            has("hostkeyalgorithms ssh-ed25519".into());
+
+            assert_eq!(run(&["-p", "2022", "web", "true"]).status.code(), Some(255));
+            let noted = fs::read_to_string(&noted).unwrap_or_else(|error| panic!("{folder}: {error}"));
+            let expected = ["--home", home.root().to_str().unwrap(), "vm", "proxy", "web", "2022"];
+            assert_eq!(noted.lines().collect::<Vec<_>>(), expected, "{folder}");
+            // Files are opened after their tokens are expanded: what ssh then looks for is said with -v.
+            let said = run(&["-v", "-o", "LogLevel=DEBUG1", "web", "true"]);
+            let said = String::from_utf8_lossy(&said.stderr).into_owned();
+            // "3" is its type: it was found and could be read. The path before it is shown escaped.
+            assert!(said.contains("/ssh/vms/web/id_ed25519 type 3"), "{folder}: {said}");
+        }
     }
 }
