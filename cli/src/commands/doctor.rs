@@ -5,7 +5,7 @@ use backends::Check;
 use clap::Args;
 use node::api::client::{self, Client};
 use node::clock::{now, rfc3339};
-use node::config::{Home, LONGEST_HOME, Settings};
+use node::config::{Home, Settings};
 use protocol::Fault;
 use protocol::units::Timestamp;
 use std::net::{TcpListener, UdpSocket};
@@ -215,9 +215,12 @@ fn provider_checks(context: &Context, home: &Home, settings: &Settings) -> Vec<C
 fn place_check(home: &Home, settings: &Settings) -> Option<Check> {
     let root = home.root();
     let embedded = settings.provider.libvirt_uri.is_none();
-    if embedded && root.as_os_str().len() > LONGEST_HOME {
-        let detail =
-            format!("{} is longer than the {LONGEST_HOME} characters that libvirt's sockets allow", root.display());
+    if embedded && root.as_os_str().len() > node::config::LONGEST_HOME {
+        let detail = format!(
+            "{} is longer than the {} characters that libvirt's sockets allow",
+            root.display(),
+            node::config::LONGEST_HOME
+        );
         return Some(Check::bad("place", detail, "name a shorter home with --home, or set libvirt_uri"));
     }
     let closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0);
