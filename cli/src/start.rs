@@ -6,7 +6,6 @@ use protocol::{ErrorCode, Fault};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -110,11 +109,11 @@ fn spawn(home: &Home, global: &Global) -> Result<Child, Fault> {
     if let Some(network) = &global.network {
         command.arg("--network").arg(network.as_str());
     }
-    command.args(["--color", "never", "node", "run", "--idle-exit", IDLE_EXIT]);
+    // It leaves this session as its first act: Ctrl-C and a terminal's end are for the command, not for the node that
+    // others may use by now.
+    command.args(["--color", "never", "node", "run", "--detached", "--idle-exit", IDLE_EXIT]);
     let error_log = log.try_clone().map_err(|error| io("open", &home.log(), &error))?;
     command.stdin(Stdio::null()).stdout(log).stderr(error_log).current_dir(home.root());
-    // Its own group: Ctrl-C is for the command, not for the node that others may use by now.
-    command.process_group(0);
     command.spawn().map_err(|error| Fault::internal(format!("the node cannot be started: {error}")))
 }
 

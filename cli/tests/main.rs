@@ -3,6 +3,7 @@
 mod help;
 mod leases;
 mod local;
+mod settings;
 mod usage;
 
 use std::path::Path;

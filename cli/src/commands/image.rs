@@ -1,5 +1,5 @@
 //! `golemnode image …`: the disk images that this home offers, straight in its folder.
-use crate::context::{Context, left_alone};
+use crate::context::{Context, interruption, left_alone};
 use crate::failure::{Failure, Outcome};
 use crate::output::{bytes, fields, table};
 use backends::images::{ImageStore, ImportSource, Manifest};
@@ -12,6 +12,8 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::oneshot;
 
 #[derive(Subcommand)]
 pub enum ImageCommand {
@@ -114,13 +116,7 @@ pub fn run(context: &Context, command: ImageCommand) -> Outcome {
         ImageCommand::Import(args) => {
             let source = source(args)?;
             home.create()?;
-            let bar = bar(context);
-            let imported = store.import(&source, &mut |done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            });
-            bar.finish_and_clear();
-            let view = ImageView::of(&store, &imported?);
+            let view = ImageView::of(&store, &import(context, &store, &source)?);
             rescan(context)?;
             context.show(&view, || format!("{} is here: {}\n", view.name, view.digest))
         }
@@ -137,6 +133,49 @@ pub fn run(context: &Context, command: ImageCommand) -> Outcome {
             rescan(context)?;
             Ok(0)
         }
+    }
+}
+
+/// On a thread of its own, so that an interrupt is noticed: at the next chunk it unwinds through the import, whose
+/// half-filled folder goes with it. One that comes after the last chunk is too late, and the image is there.
+fn import(context: &Context, store: &ImageStore, source: &ImportSource) -> Result<Manifest, Failure> {
+    struct Interrupted;
+    let interrupted = AtomicBool::new(false);
+    let bar = bar(context);
+    let copied = |done, total| {
+        if interrupted.load(Ordering::Relaxed) {
+            // Unlike a panic it prints nothing.
+            std::panic::resume_unwind(Box::new(Interrupted));
+        }
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let runtime = context.runtime()?;
+    let signal = {
+        let _runtime = runtime.enter();
+        interruption()?
+    };
+    let imported = std::thread::scope(|scope| {
+        let (done, ended) = oneshot::channel::<()>();
+        let importing = scope.spawn(move || {
+            // Dropped at the end, whichever end it is.
+            let _done = done;
+            let mut copied = copied;
+            store.import(source, &mut copied)
+        });
+        runtime.block_on(async {
+            tokio::select! {
+                _ = ended => {}
+                () = signal => interrupted.store(true, Ordering::Relaxed),
+            }
+        });
+        importing.join()
+    });
+    bar.finish_and_clear();
+    match imported {
+        Ok(imported) => Ok(imported?),
+        Err(reason) if reason.is::<Interrupted>() => Err(Failure::Interrupted),
+        Err(_) => Err(Fault::internal("the import broke off").into()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! `golemnode node …`: run it, and see what it does.
-use crate::context::{Context, interruption};
+use crate::context::Context;
 use crate::failure::Outcome;
 use crate::output::{dash, fields, some_of, table};
 use clap::{Args, Subcommand};
@@ -12,6 +12,7 @@ use protocol::{ErrorCode, Fault};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +53,9 @@ pub struct RunArgs {
     /// Leave after so long without a request, a tunnel or an unfinished release
     #[arg(long, value_name = "DURATION", hide = true)]
     idle_exit: Option<Millis>,
+    /// Outlive the command and the terminal that this was started from
+    #[arg(long, hide = true)]
+    detached: bool,
 }
 
 pub fn run(context: &Context, command: NodeCommand) -> Outcome {
@@ -72,6 +76,10 @@ pub fn run(context: &Context, command: NodeCommand) -> Outcome {
 }
 
 pub fn up(context: &Context, args: RunArgs) -> Outcome {
+    if args.detached {
+        // Fails only for the leader of a process group, which is detached enough.
+        let _ = rustix::process::setsid();
+    }
     let home = context.home()?;
     home.create()?;
     let mut settings = Settings::load(&home)?;
@@ -92,7 +100,6 @@ pub fn up(context: &Context, args: RunArgs) -> Outcome {
     config.idle_exit = args.idle_exit.map(Millis::as_std);
     log_to_stderr(context);
 
-    let detached = config.idle_exit.is_some();
     let (peer, quiet) = (config.identity.peer_id(), context.is_quiet());
     let ready = move || {
         if !quiet {
@@ -103,31 +110,32 @@ pub fn up(context: &Context, args: RunArgs) -> Outcome {
     let runtime = built.map_err(|error| Fault::internal(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
-        tokio::spawn(stop_on_signal(stop.clone(), detached));
+        let (told, told_to) = (told_to_stop(args.detached)?, stop.clone());
+        tokio::spawn(async move {
+            told.await;
+            told_to.cancel();
+        });
         node::run(config, stop, ready).await
     })?;
     Ok(0)
 }
 
-/// A detached node outlives the terminal that it was started from.
-async fn stop_on_signal(stop: CancellationToken, detached: bool) {
-    use tokio::signal::unix::{SignalKind, signal};
-    if !detached {
-        if let Ok(interrupted) = interruption() {
-            interrupted.await;
-            stop.cancel();
+/// Watched from the call on, before the node can be asked anything. A detached one outlives the terminal that it was
+/// started from: by default a hangup would end the process.
+fn told_to_stop(detached: bool) -> Result<impl Future<Output = ()>, Fault> {
+    let watch = |kind| signal(kind).map_err(|error| Fault::internal(format!("no signals: {error}")));
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut hangup = watch(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return,
+                _ = hangup.recv() => if !detached { return },
+            }
         }
-        return;
-    }
-    // Taken and ignored: by default a hangup would end the process.
-    let _hangup = signal(SignalKind::hangup());
-    if let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        stop.cancel();
-    }
+    })
 }
 
 fn log_to_stderr(context: &Context) {
