@@ -1,9 +1,11 @@
 //! The command line from the outside: the binary itself, as a script calls it.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and say why")]
 mod help;
+mod interrupt;
 mod leases;
 mod local;
 mod settings;
+mod support;
 mod usage;
 
 use std::path::Path;

@@ -1,56 +1,16 @@
 //! The home and the settings, and the node that is started with them.
+use super::support::{Env, LOCAL, Stopped, Words, command, ended, eventually, run};
 use super::{stderr, stdout};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
-
-/// A node stops within 10 s; a busy machine doubles that.
-const DEADLINE: Duration = Duration::from_secs(30);
-const LOCAL: &str = "mdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n";
-
-type Words<'a> = &'a [&'a str];
-type Env<'a> = &'a [(&'a str, &'a str)];
-
-fn command(home: &Path, args: Words<'_>, env: Env<'_>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_golemnode"));
-    command.arg("--home").arg(home).args(args).env_clear().envs(env.iter().copied());
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
-    command
-}
-fn run(home: &Path, args: Words<'_>, env: Env<'_>) -> Output {
-    command(home, args, env).output().unwrap()
-}
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn ended(child: &mut Child) -> ExitStatus {
-    eventually("the process ends", || child.try_wait().unwrap())
-}
+use std::process::Stdio;
 
 /// Whoever holds the home's lock wrote its process id into it.
 fn node_pid(home: &Path) -> Pid {
     let pid = std::fs::read_to_string(home.join("node.lock")).unwrap();
     Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
-}
-
-/// Stops the node at the end of a test, also of one that fails.
-struct Stopped<'a>(&'a Path);
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        run(self.0, &["node", "stop", "--quiet"], &[]);
-    }
 }
 
 #[test]
