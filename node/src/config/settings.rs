@@ -1,152 +1,14 @@
-//! The home and the settings: a flag before `GOLEMNODE_*` before `config.toml` before the default. A key that is not
-//! known is an error that names it, since a misspelt price would sell for nothing.
+//! What can be set: a flag before `GOLEMNODE_*` before `config.toml` before the default. A key that is not known is an
+//! error that names it, since a misspelt price would sell for nothing.
+use super::{Home, io};
 use protocol::money::Amount;
 use protocol::names::{BackendKind, Country, Currency, ImageName, Network, NodeName};
 use protocol::units::{DiskGib, MemoryMib, Millis};
-use protocol::{ErrorCode, Fault, Keypair, PeerId};
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use protocol::{Fault, PeerId};
+use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
-
-/// libvirt puts sockets about 60 characters below the home, and a Unix socket's path ends at 107.
-pub const LONGEST_HOME: usize = 45;
-
-/// Where everything of one node lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home(PathBuf);
-
-impl Home {
-    /// `--home`, `GOLEMNODE_HOME`, `/var/lib/golemnode` for root (QEMU's own user cannot enter /root), `~/.golem/node`.
-    pub fn find(flag: Option<PathBuf>) -> Result<Self, Fault> {
-        let named = flag.or_else(|| std::env::var_os("GOLEMNODE_HOME").map(PathBuf::from));
-        let root = match named.filter(|path| !path.as_os_str().is_empty()) {
-            Some(path) => path,
-            None if rustix::process::geteuid().is_root() => PathBuf::from("/var/lib/golemnode"),
-            None => std::env::home_dir()
-                .ok_or_else(|| Fault::invalid("this user has no home directory").hint("name one with --home"))?
-                .join(".golem/node"),
-        };
-        let root = std::path::absolute(&root).map_err(|error| io("use", &root, &error))?;
-        Ok(Home(root))
-    }
-    /// Makes what is missing; only its owner reads the parts that hold secrets.
-    pub fn create(&self) -> Result<(), Fault> {
-        if !self.0.exists() {
-            fs::create_dir_all(&self.0).map_err(|error| io("create", &self.0, &error))?;
-        }
-        for (dir, mode) in [(self.images(), 0o755), (self.vms(), 0o711), (self.ssh(), 0o700), (self.db(), 0o700)] {
-            if !dir.exists() {
-                let made = fs::DirBuilder::new().mode(mode).create(&dir);
-                made.or_else(|error| if dir.is_dir() { Ok(()) } else { Err(io("create", &dir, &error)) })?;
-            }
-        }
-        Ok(())
-    }
-    pub fn root(&self) -> &Path {
-        &self.0
-    }
-    pub fn config_file(&self) -> PathBuf {
-        self.0.join("config.toml")
-    }
-    pub fn identity_file(&self) -> PathBuf {
-        self.0.join("identity")
-    }
-    pub fn db(&self) -> PathBuf {
-        self.0.join("db")
-    }
-    pub fn images(&self) -> PathBuf {
-        self.0.join("images")
-    }
-    pub fn vms(&self) -> PathBuf {
-        self.0.join("vms")
-    }
-    pub fn ssh(&self) -> PathBuf {
-        self.0.join("ssh")
-    }
-    pub fn socket(&self) -> PathBuf {
-        self.0.join("api.sock")
-    }
-    pub fn log(&self) -> PathBuf {
-        self.0.join("node.log")
-    }
-    pub fn start_lock(&self) -> PathBuf {
-        self.0.join("start.lock")
-    }
-
-    /// The node's key, made at the first use. A file that cannot be a key is never overwritten.
-    pub fn identity(&self) -> Result<Keypair, Fault> {
-        let path = self.identity_file();
-        match OpenOptions::new().read(true).open(&path) {
-            Ok(file) => read_identity(&path, file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.make_identity(&path),
-            Err(error) => Err(io("read", &path, &error)),
-        }
-    }
-
-    /// Written beside and linked into place, so that two commands at once agree on one key and neither reads half.
-    fn make_identity(&self, path: &Path) -> Result<Keypair, Fault> {
-        let secret = random_32()?;
-        let fresh = self.0.join(format!("identity.{}", std::process::id()));
-        let written =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh).and_then(|mut file| {
-                file.write_all(hex::encode(secret).as_bytes())?;
-                file.write_all(b"\n")?;
-                file.sync_all()
-            });
-        written.map_err(|error| io("write", &fresh, &error))?;
-        let linked = fs::hard_link(&fresh, path);
-        fs::remove_file(&fresh).map_err(|error| io("remove", &fresh, &error))?;
-        match linked {
-            Ok(()) => Ok(Keypair::from_secret(&secret)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => self.identity(),
-            Err(error) => Err(io("write", path, &error)),
-        }
-    }
-}
-
-fn read_identity(path: &Path, mut file: File) -> Result<Keypair, Fault> {
-    let mode = file.metadata().map_err(|error| io("read", path, &error))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(Fault::invalid(format!("{} is readable by others", path.display()))
-            .hint(format!("chmod 600 {}", path.display())));
-    }
-    let mut text = String::new();
-    let mut secret = [0; 32];
-    let read = Read::by_ref(&mut file).take(256).read_to_string(&mut text);
-    if read.is_err() || hex::decode_to_slice(text.trim(), &mut secret).is_err() {
-        return Err(Fault::invalid(format!("{} is not a golemnode identity", path.display()))
-            .hint("restore it from a backup; removing it makes a new node that owns none of the old one's VMs"));
-    }
-    Ok(Keypair::from_secret(&secret))
-}
-
-/// One node per home. The file names who holds it; the lock itself is the operating system's, and ends with the process.
-pub struct NodeLock {
-    _file: File,
-}
-
-impl NodeLock {
-    pub fn take(home: &Home) -> Result<Self, Fault> {
-        let path = home.root().join("node.lock");
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut file = open.map_err(|error| io("lock", &path, &error))?;
-        if file.try_lock().is_err() {
-            let mut pid = String::new();
-            let _ = Read::by_ref(&mut file).take(16).read_to_string(&mut pid);
-            return Err(Fault::new(
-                ErrorCode::Unavailable,
-                format!("a node runs on {} already (process {})", home.root().display(), pid.trim()),
-            )
-            .hint("'golemnode node stop' ends it; --home names another home"));
-        }
-        let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-        written.map_err(|error| io("lock", &path, &error))?;
-        Ok(NodeLock { _file: file })
-    }
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accel {
@@ -424,74 +286,6 @@ fn nearest(key: &str) -> String {
     }
 }
 
-/// What a node is started with.
-#[derive(Clone)]
-pub struct NodeConfig {
-    pub home: Home,
-    pub identity: Keypair,
-    pub network: Network,
-    pub listen: Vec<String>,
-    pub bootstrap: Vec<String>,
-    pub mdns: bool,
-    pub default_image: ImageName,
-    pub provide: bool,
-    pub provider: ProviderSettings,
-    /// Leave after so long without a request, a tunnel or an unfinished release.
-    pub idle_exit: Option<Duration>,
-}
-
-impl NodeConfig {
-    pub fn new(home: Home, settings: Settings, provide: bool) -> Result<Self, Fault> {
-        let embedded =
-            provide && settings.provider.backend.as_str() == "libvirt" && settings.provider.libvirt_uri.is_none();
-        let length = home.root().as_os_str().len();
-        if embedded && length > LONGEST_HOME {
-            return Err(Fault::invalid(format!(
-                "the home {} has {length} characters; libvirt's sockets below it allow {LONGEST_HOME}",
-                home.root().display()
-            ))
-            .hint("name a shorter one with --home, or set libvirt_uri"));
-        }
-        Ok(NodeConfig {
-            identity: home.identity()?,
-            home,
-            network: settings.network,
-            listen: settings.listen,
-            bootstrap: settings.bootstrap,
-            mdns: settings.mdns,
-            default_image: settings.default_image,
-            provide,
-            provider: settings.provider,
-            idle_exit: None,
-        })
-    }
-}
-
-pub fn random_32() -> Result<[u8; 32], Fault> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(format!("no randomness: {error}")))?;
-    Ok(bytes)
-}
-pub fn random_16() -> Result<[u8; 16], Fault> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(format!("no randomness: {error}")))?;
-    Ok(bytes)
-}
-
-/// A fault of the file system, with what one can do about it.
-pub fn io(what: &str, path: &Path, error: &std::io::Error) -> Fault {
-    use std::io::ErrorKind;
-    let message = format!("cannot {what} {}: {error}", path.display());
-    match error.kind() {
-        ErrorKind::StorageFull => Fault::new(ErrorCode::Exhausted, message).hint("free some space on that disk"),
-        ErrorKind::PermissionDenied => Fault::invalid(message).hint("is it another user's? name a home with --home"),
-        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
-            Fault::invalid(message).hint("name a folder that can be written with --home")
-        }
-        _ => Fault::internal(message),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -519,32 +313,5 @@ mod tests {
             assert!(fault.message.starts_with(place), "{}", fault.message);
         }
         assert_eq!(read("max_vm = 3").unwrap_err().hint.unwrap(), "did you mean 'max_vms'?");
-    }
-
-    #[test]
-    fn an_identity_is_made_once_kept_private_and_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let home = Home(dir.path().to_owned());
-        let id = home.identity().unwrap().peer_id();
-        assert_eq!(home.identity().unwrap().peer_id(), id);
-        let mode = fs::metadata(home.identity_file()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        fs::set_permissions(home.identity_file(), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(home.identity().is_err());
-        fs::set_permissions(home.identity_file(), fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(home.identity_file(), "garbage").unwrap();
-        assert!(home.identity().is_err());
-        assert_eq!(fs::read_to_string(home.identity_file()).unwrap(), "garbage");
-    }
-
-    #[test]
-    fn one_node_per_home() {
-        let dir = tempfile::tempdir().unwrap();
-        let home = Home(dir.path().to_owned());
-        let first = NodeLock::take(&home).unwrap();
-        let fault = NodeLock::take(&home).err().unwrap();
-        assert!(fault.message.contains(&std::process::id().to_string()), "{}", fault.message);
-        drop(first);
-        NodeLock::take(&home).unwrap();
     }
 }
