@@ -164,6 +164,7 @@ fn offer() -> Offer {
         max_vms: SLOTS,
         minimum: resources(1),
         max_lease: Millis(DURATION),
+        policy: Default::default(),
         grace: Millis(GRACE),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         images: [("tiny".parse().unwrap(), image)].into(),

@@ -66,6 +66,7 @@ impl Scenario {
             max_vms,
             minimum: Resources::new(1, 512, 1),
             max_lease: Millis::secs(7 * 86_400),
+            policy: Default::default(),
             grace: Millis::secs(120),
             price: Price { per_hour: price.parse().expect("an amount"), currency: "EUR".parse().expect("a currency") },
             images: [("tiny".parse().expect("an image name"), image)].into(),

@@ -6,7 +6,6 @@ use protocol::core::{Event, EventKind, Input, Severity, VmReport};
 use protocol::message::{LeaseStage, VmPhase};
 use protocol::names::LeaseId;
 use protocol::units::Resources;
-use protocol::{ErrorCode, Fault};
 use std::collections::BTreeMap;
 
 impl Actor {
@@ -88,7 +87,7 @@ impl Actor {
                 return;
             }
             Some(now) => VmReport::Phase(now),
-            None => VmReport::Failed(Fault::new(ErrorCode::CreateFailed, "the VM has vanished from its hypervisor")),
+            None => VmReport::Phase(VmPhase::Gone),
         };
         if !self.seen_off.insert(lease_id) {
             self.seen_off.remove(&lease_id);

@@ -2,7 +2,7 @@
 use crate::config::ProviderSettings;
 use backends::Backend;
 use backends::images::{ImageStore, Manifest};
-use protocol::core::provider::{Offer, OfferedImage, Offering};
+use protocol::core::provider::{Offer, OfferedImage, Offering, Policy};
 use protocol::money::Price;
 use protocol::names::ImageName;
 use protocol::units::{DiskGib, MemoryMib, Millis, Resources};
@@ -55,6 +55,10 @@ pub async fn survey(
         grace: Millis(settings.grace.as_millis() as u64),
         price: Price { per_hour: settings.price_per_hour, currency: settings.currency.clone() },
         images: offered,
+        policy: Policy {
+            allow: settings.allow.iter().copied().collect(),
+            deny: settings.deny.iter().copied().collect(),
+        },
     }))
 }
 

@@ -13,7 +13,7 @@ use crate::money::Price;
 use crate::names::{Arch, BackendKind, Country, Digest, Egress, GuestUser, ImageName, Isolation, LeaseId, NodeName};
 use crate::refusal::Refusal;
 use crate::units::{DiskGib, Millis, Resources, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a watch waits for a change: inside the 5 s that a requestor waits for an answer.
 pub const WATCH: Millis = Millis::secs(4);
@@ -52,6 +52,20 @@ pub struct Offer {
     pub grace: Millis,
     pub price: Price,
     pub images: BTreeMap<ImageName, OfferedImage>,
+    pub policy: Policy,
+}
+
+/// Whom this provider serves. An empty list of the allowed allows everybody who is not denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    pub allow: BTreeSet<PeerId>,
+    pub deny: BTreeSet<PeerId>,
+}
+
+impl Policy {
+    fn serves(&self, peer: PeerId) -> bool {
+        !self.deny.contains(&peer) && (self.allow.is_empty() || self.allow.contains(&peer))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,6 +17,9 @@ impl Provider {
             return Err(Refusal::NotProviding);
         }
         let Offering::Vms(offer) = &self.offering else { return Err(Refusal::NotProviding) };
+        if !offer.policy.serves(from) {
+            return Err(Refusal::Denied);
+        }
         let QuoteReq { create_id, spec } = request;
         spec.check().map_err(|fault| Refusal::Malformed(fault.message))?;
         let image = offer.images.get(&spec.image).ok_or_else(|| Refusal::NoSuchImage(spec.image.clone()))?;

@@ -58,6 +58,7 @@ fn offer(vms: u32) -> Offer {
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        policy: Default::default(),
         grace: Millis::secs(7 * 86_400),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         images: [("tiny".parse().unwrap(), image)].into(),
