@@ -1,5 +1,6 @@
 //! Several nodes, real processes and connections, and the simulated backend: what needs no guest.
 use serde_json::Value;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tests::{Home, PATIENCE, eventually};
 
@@ -109,4 +110,74 @@ fn killed_requestor_and_provider_find_their_leases_again() {
         (r.json(&["vm", "info", "web"])["status"] == "running").then_some(())
     });
     assert_eq!(r.json(&["vm", "info", "web"])["lease"]["id"], vm["lease"]["id"]);
+}
+
+/// `kill -9` of the requestor's node around every message: what it rents is what its own list shows.
+#[test]
+fn a_requestor_killed_around_the_confirm_knows_its_vms_or_has_none() {
+    let (p, r) = (provider_home(), Home::new());
+    p.config(&format!("{PROVIDER}offer_cpus = 32\noffer_memory = \"64G\"\nmax_vms = 32\n"));
+    let provider = p.node(&PROVIDE);
+    let join = ["--network", "test", "--bootstrap", &provider.addr()];
+    let create = |n: usize| format!("web{n}");
+    for n in 0..8 {
+        let node = r.node(&join);
+        let name = create(n);
+        let mut child =
+            r.command(&["vm", "create", &name, "--isolation", "any"]).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + 12 * n as u64));
+        node.kill();
+        let _ = child.wait();
+    }
+    let _node = r.node(&join);
+    // Before the confirm: lapsed after 30 s. After it: running, and listed.
+    let listed = eventually("provider and requestor agree", PATIENCE, || {
+        let list = r.json(&["vm", "list"]);
+        let list = list.as_array()?;
+        let leases = p.json(&["node", "status"])["provider"]["leases"].as_u64()?;
+        let settled = list.iter().all(|vm| vm["status"] == "running");
+        (settled && leases == list.len() as u64).then(|| list.clone())
+    });
+    for vm in listed {
+        let name = vm["name"].as_str().unwrap();
+        assert_eq!(
+            r.json(&["vm", "create", name, "--isolation", "any"])["id"],
+            vm["id"],
+            "the same create, the same VM"
+        );
+    }
+}
+
+/// Full disk, unreadable image, dead bootstrap: one clear line, and nothing left behind.
+#[test]
+fn a_full_disk_and_a_dead_bootstrap_are_said_clearly() {
+    let r = Home::new();
+    let small = r.path().join("s");
+    std::fs::create_dir(&small).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&small).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: a full disk: mounting one needs root");
+    } else {
+        let disk = r.path().join("disk.raw");
+        let mut image = vec![0_u8; 4 << 20];
+        image[510..512].copy_from_slice(&[0x55, 0xaa]);
+        std::fs::write(&disk, image).unwrap();
+        let import = Command::new(tests::golemnode())
+            .arg("--home")
+            .arg(&small)
+            .args(["image", "import", disk.to_str().unwrap(), "--name", "big"])
+            .output()
+            .unwrap();
+        let left = std::fs::read_dir(small.join("images")).map(|dir| dir.flatten().count()).unwrap_or(0);
+        let _ = Command::new("umount").arg(&small).status();
+        let said = String::from_utf8_lossy(&import.stderr);
+        assert_eq!(import.status.code(), Some(1), "{said}");
+        assert!(said.contains("error[RES_002]") && said.contains("hint"), "{said}");
+        assert_eq!(left, 0, "something is left of the import");
+    }
+    r.config("network = \"test\"\nmdns = false\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n");
+    let dead = ["--bootstrap", "/ip4/127.0.0.1/tcp/9", "vm", "create", "web", "--isolation", "any"];
+    let ran = r.run(&dead).fails(3, "RES_003");
+    assert!(ran.stderr().contains("hint"), "{}", ran.stderr());
+    assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));
 }

@@ -1,4 +1,8 @@
 //! The main job with a real guest: libvirt's embedded driver, QEMU, OpenSSH.
+mod debian;
+mod failover;
+mod interrupt;
+
 use std::process::{Command, Stdio};
 use tests::{Home, Node, PATIENCE, eventually, guest};
 
