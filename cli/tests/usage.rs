@@ -54,6 +54,7 @@ const WRONG: &[(&str, i32, &str, &str)] = &[
     ("image info absent", 3, "error[IMG_001]: no image 'absent' here", "image list"),
     ("image remove absent", 3, "error[IMG_001]: no image 'absent' here", "image list"),
     ("image import /absent.qcow2", 2, "error[REQ_001]: /absent.qcow2 does not exist", "bundle"),
+    ("image import /etc/hostname", 2, "error[REQ_001]: 'hostname' is no disk image: it has ", "raw or qcow2"),
     ("image import /dev/null --sha256 12", 2, "error[REQ_001]: --sha256 <HEX>: not a SHA-256 digest", "hex"),
     (
         "image import x --cmdline quiet",

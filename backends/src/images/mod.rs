@@ -1,6 +1,7 @@
 //! Guest images in the node's home: `images/<name>/manifest.json` beside its files. An image is checked once, when it
 //! comes in; after that its files are read-only and never change, since guests' overlays stand on them.
 mod manifest;
+mod plausible;
 mod qemu_img;
 
 pub use manifest::{BootFile, Bundle, DiskFile, DiskFormat, Manifest};
@@ -162,6 +163,9 @@ impl ImageStore {
             return Err(mismatch(&files.disk, expected, sha256));
         }
         let info = qemu_img::inspect(&staging.join("disk"))?;
+        if info.format == DiskFormat::Raw {
+            plausible::check_raw(&staging.join("disk"), &files.disk, files.kernel.is_some())?;
+        }
         let mut booted = boot.into_iter().map(|(source, name, limit)| {
             let Some(source) = source else { return Ok(None) };
             let (sha256, size) = take(source, name, limit)?;

@@ -69,6 +69,10 @@ fn what_is_no_image_leaves_nothing() {
     assert_eq!(wrong.code, ErrorCode::ChecksumMismatch);
     let missing = store.import(&source(files.path().join("none"), None), &mut |_, _| {}).unwrap_err();
     assert_eq!(missing.code, ErrorCode::InvalidRequest);
+    let text = files.path().join("hostname");
+    fs::write(&text, "myhost\n").unwrap();
+    let refused = store.import(&source(text, None), &mut |_, _| {}).unwrap_err();
+    assert_eq!(refused.message, "'hostname' is no disk image: it has 7 bytes, and a raw disk has at least 1048576");
     let link = files.path().join("link");
     std::os::unix::fs::symlink(&base, &link).unwrap();
     assert!(store.import(&source(link, None), &mut |_, _| {}).is_err());
