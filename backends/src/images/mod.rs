@@ -1,10 +1,21 @@
 //! Guest images in the node's home: `images/<name>/manifest.json` beside its files. An image is checked once, when it
 //! comes in; after that its files are read-only and never change, since guests' overlays stand on them.
+mod catalogue;
+mod checksum;
+mod download;
+#[cfg(test)]
+mod http_server;
 mod manifest;
+mod part;
 mod plausible;
+mod pull;
 mod qemu_img;
 
+pub use catalogue::{Catalogue, Entry, Trust, trust as trust_in, url as parse_url};
+pub use checksum::Checksum;
+pub use download::{PullEvent, PullSettings};
 pub use manifest::{BootFile, Bundle, DiskFile, DiskFormat, Manifest};
+pub use pull::Pulled;
 #[cfg(feature = "libvirt")]
 pub(crate) use qemu_img::create_overlay;
 pub(crate) use qemu_img::run;
@@ -12,6 +23,7 @@ pub(crate) use qemu_img::run;
 pub use qemu_img::version as qemu_img_version;
 
 use manifest::{MAX_DISK_FILE, MAX_INITRD, MAX_KERNEL, MAX_MANIFEST, check_boot};
+use part::Whole;
 use protocol::names::{Arch, Digest, GuestUser, ImageName};
 use protocol::{ErrorCode, Fault};
 use sha2::Digest as _;
@@ -20,6 +32,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 const MANIFEST: &str = "manifest.json";
 /// One read of a copy: large enough for a disk's own read-ahead.
@@ -118,10 +131,48 @@ impl ImageStore {
     pub fn import(&self, source: &ImportSource, progress: Copied<'_>) -> Result<Manifest, Fault> {
         let (bundle, files, expected) = gather(source)?;
         bundle.check()?;
+        let staging = self.staging()?;
+        let manifest = self.take_in(staging.path(), bundle, &files, expected, progress)?;
+        self.place(staging, manifest)
+    }
+
+    /// Takes a verified download in. It is linked, not copied: it may be put to use again if this fails.
+    fn adopt(&self, whole: &Whole, bundle: Bundle, format: Option<DiskFormat>) -> Result<Manifest, Fault> {
+        let staging = self.staging()?;
+        let staged = staging.path().join("disk");
+        // Few file systems have no links; there it is moved.
+        let linked = fs::hard_link(&whole.path, &staged).or_else(|_| fs::rename(&whole.path, &staged));
+        let kept = linked.and_then(|()| fs::set_permissions(&staged, fs::Permissions::from_mode(0o444)));
+        kept.map_err(|error| broken("write", &staged, &error))?;
+        let shown = self.dir.join(bundle.name.as_str());
+        let disk = settle(staging.path(), &shown, false, (whole.sha256, whole.size))?;
+        if let Some(format) = format.filter(|format| *format != disk.format) {
+            let (name, found) = (&bundle.name, disk.format.as_str());
+            return Err(Fault::invalid(format!("'{name}' is {found}, and the catalogue says {}", format.as_str()))
+                .hint("mend its format in catalogue.toml"));
+        }
+        let manifest = Manifest {
+            name: bundle.name,
+            arch: bundle.arch,
+            disk,
+            kernel: None,
+            initrd: None,
+            cmdline: None,
+            default_user: bundle.default_user,
+            features: bundle.features,
+        };
+        write_manifest(staging.path(), &manifest)?;
+        self.place(staging, manifest)
+    }
+
+    fn staging(&self) -> Result<TempDir, Fault> {
         fs::create_dir_all(&self.dir).map_err(|error| broken("create", &self.dir, &error))?;
         let staging = tempfile::Builder::new().prefix(".import-").tempdir_in(&self.dir);
-        let staging = staging.map_err(|error| broken("write into", &self.dir, &error))?;
-        let manifest = self.take_in(staging.path(), bundle, &files, expected, progress)?;
+        staging.map_err(|error| broken("write into", &self.dir, &error))
+    }
+
+    /// Whole or not at all.
+    fn place(&self, staging: TempDir, manifest: Manifest) -> Result<Manifest, Fault> {
         let target = self.folder(&manifest.name);
         if let Ok(there) = self.get(&manifest.name) {
             return if there.digest() == manifest.digest() { Ok(there) } else { Err(taken(&manifest.name)) };
@@ -162,10 +213,7 @@ impl ImageStore {
         if let Some(expected) = expected.filter(|expected| *expected != sha256) {
             return Err(mismatch(&files.disk, expected, sha256));
         }
-        let info = qemu_img::inspect(&staging.join("disk"))?;
-        if info.format == DiskFormat::Raw {
-            plausible::check_raw(&staging.join("disk"), &files.disk, files.kernel.is_some())?;
-        }
+        let disk = settle(staging, &files.disk, files.kernel.is_some(), (sha256, bytes))?;
         let mut booted = boot.into_iter().map(|(source, name, limit)| {
             let Some(source) = source else { return Ok(None) };
             let (sha256, size) = take(source, name, limit)?;
@@ -173,29 +221,17 @@ impl ImageStore {
         });
         let kernel = booted.next().transpose()?.flatten();
         let initrd = booted.next().transpose()?.flatten();
-        let disk = format!("disk.{}", info.format.as_str());
-        let named = fs::rename(staging.join("disk"), staging.join(&disk));
-        named.map_err(|error| broken("write", &staging.join(&disk), &error))?;
         let manifest = Manifest {
             name: bundle.name,
             arch: bundle.arch,
-            disk: DiskFile {
-                file: disk,
-                sha256,
-                format: info.format,
-                virtual_size_bytes: info.virtual_size,
-                size: bytes,
-            },
+            disk,
             kernel,
             initrd,
             cmdline: bundle.cmdline,
             default_user: bundle.default_user,
             features: bundle.features,
         };
-        let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        let path = staging.join(MANIFEST);
-        let written = File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
-        written.map_err(|error| broken("write", &path, &error))?;
+        write_manifest(staging, &manifest)?;
         Ok(manifest)
     }
 
@@ -253,6 +289,25 @@ fn gather(source: &ImportSource) -> Result<(Bundle, Files, Option<Digest>), Faul
             Ok((bundle, files, *sha256))
         }
     }
+}
+
+/// Looks at the disk that was staged as `disk`, and gives it the name that says what it is.
+fn settle(staging: &Path, shown: &Path, kernel: bool, (sha256, size): (Digest, u64)) -> Result<DiskFile, Fault> {
+    let staged = staging.join("disk");
+    let info = qemu_img::inspect(&staged)?;
+    if info.format == DiskFormat::Raw {
+        plausible::check_raw(&staged, shown, kernel)?;
+    }
+    let file = format!("disk.{}", info.format.as_str());
+    fs::rename(&staged, staging.join(&file)).map_err(|error| broken("write", &staging.join(&file), &error))?;
+    Ok(DiskFile { file, sha256, format: info.format, virtual_size_bytes: info.virtual_size, size })
+}
+
+fn write_manifest(staging: &Path, manifest: &Manifest) -> Result<(), Fault> {
+    let text = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
+    let path = staging.join(MANIFEST);
+    let written = File::create(&path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+    written.map_err(|error| broken("write", &path, &error))
 }
 
 /// Copies a plain file, no link: hashed on the way, on disk and read-only when this returns.
