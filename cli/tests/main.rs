@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and say why")]
 mod docs;
 mod help;
+#[allow(dead_code, reason = "backends' tests use more of it")]
+#[path = "../../backends/src/images/http_server.rs"]
+mod http_server;
 mod interrupt;
 mod leases;
 mod local;
+mod pull;
 mod settings;
 mod support;
 mod usage;

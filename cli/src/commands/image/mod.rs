@@ -1,4 +1,6 @@
 //! `golemnode image …`: the disk images that this home offers, straight in its folder.
+mod pull;
+
 use crate::context::{Context, interruption, left_alone};
 use crate::failure::{Failure, Outcome};
 use crate::output::{bytes, fields, table};
@@ -17,8 +19,14 @@ use tokio::sync::oneshot;
 
 #[derive(Subcommand)]
 pub enum ImageCommand {
-    /// List the images of this home
-    List,
+    /// List the images of this home, or those that can be pulled
+    List {
+        /// Those that 'image pull' knows by name
+        #[arg(long)]
+        catalogue: bool,
+    },
+    /// Download an image, verify it and take it in; one that broke off is gone on with
+    Pull(pull::PullArgs),
     /// Take in a disk, or a bundle (a folder with a manifest.json)
     Import(ImportArgs),
     /// Show one image, and check its files against their checksums
@@ -109,7 +117,9 @@ pub fn run(context: &Context, command: ImageCommand) -> Outcome {
     let home = context.home()?;
     let store = ImageStore::new(home.images());
     match command {
-        ImageCommand::List => {
+        ImageCommand::List { catalogue: true } => pull::list(context, &store),
+        ImageCommand::Pull(args) => pull::pull(context, &store, args),
+        ImageCommand::List { catalogue: false } => {
             let images: Vec<_> = store.list()?.iter().map(|manifest| ImageView::of(&store, manifest)).collect();
             context.show(&images, || list_text(&images))
         }
