@@ -163,6 +163,26 @@ fn every_bound_is_as_it_is_said() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What a peer can reach: each limit there has a row. One that is made of another constant stands in the text.
+#[test]
+fn every_limit_of_the_core_and_the_node_has_a_row() {
+    let text = read("docs/security.md");
+    let listed: BTreeSet<String> = rows(&text, 4).iter().map(|row| format!("{} {}", row[2], row[0])).collect();
+    let mut missing = Vec::new();
+    for file in sources().into_iter().filter(|file| file.starts_with("protocol/") || file.starts_with("node/")) {
+        for line in read(&file).lines() {
+            let Some((name, value)) = line.split_once("const MAX_").and_then(|(_, rest)| rest.split_once(": ")) else {
+                continue;
+            };
+            let literal = value.split_once(" = ").is_some_and(|(_, code)| amount(code.trim_end_matches(';')).is_some());
+            if literal && !listed.contains(&format!("`{file}` `MAX_{name}`")) {
+                missing.push(format!("MAX_{name} of {file}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "docs/security.md has no row for {missing:#?}");
+}
+
 /// The sources of all crates, as paths from the project's root, without what only tests.
 fn sources() -> Vec<String> {
     let crates = ["protocol", "backends", "node", "cli", "simulations", "tests"];
