@@ -119,8 +119,8 @@ impl Fetcher {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| {
-            Fault::new(ErrorCode::Unavailable, format!("no TLS: {}", innermost(&error)))
-                .hint("install this system's certificates (Debian, Ubuntu: ca-certificates)")
+            Fault::new(ErrorCode::Unavailable, format!("servers cannot be verified: {}", innermost(&error)))
+                .hint("install the certificates that this system trusts (Debian, Ubuntu: ca-certificates)")
         })?;
         Ok(Fetcher { client, settings: settings.clone() })
     }

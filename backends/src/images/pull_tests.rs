@@ -369,3 +369,30 @@ async fn nobody_there_is_said_after_the_tries() {
     assert!(fault.code == ErrorCode::Unreachable && fault.message.contains("refused"), "{fault}");
     assert_eq!(retries(&bench.events), 3);
 }
+
+/// A server that anybody could set up: the right file, under a certificate that nobody vouches for.
+#[tokio::test]
+async fn a_server_with_a_certificate_of_its_own_making_is_not_asked() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.key_pair.serialize_der()).unwrap();
+    let ring = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(ring).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut tls = rustls::ServerConnection::new(std::sync::Arc::new(config)).unwrap();
+        // The client breaks off; where it does not, its request would be read.
+        let ended = tls.complete_io(&mut stream);
+        (ended.is_err(), tls.is_handshaking())
+    });
+    let mut bench = Bench::new(&[]);
+    let url = catalogue::url(&format!("https://localhost:{port}/disk.qcow2")).unwrap();
+    let entry = Entry { url, ..bench.right() };
+    let fault = bench.pull(&entry).await.unwrap_err();
+    assert!(fault.code == ErrorCode::Unreachable && fault.message.contains("is not who it should be"), "{fault}");
+    assert_eq!(retries(&bench.events), 0, "trying again does not make it another");
+    assert_eq!(server.join().unwrap(), (true, true));
+    assert!(bench.left().is_empty(), "{:?}", bench.left());
+}

@@ -103,6 +103,9 @@ pub fn pull(context: &Context, store: &ImageStore, args: PullArgs) -> Outcome {
         Some(url) => by_url(url, &args, arch)?,
         None => Catalogue::with_file(&home.root().join(CATALOGUE))?.find(&args.image, arch)?.clone(),
     };
+    if Arch::of_this_build().is_some_and(|own| own != arch) {
+        context.say(format!("{name}: this is for {arch}; such guests do not boot on this machine"));
+    }
     home.create()?;
     let mut shown = Shown::new(context, &name);
     let settings = PullSettings::default();
