@@ -161,8 +161,9 @@ pub fn list(context: &Context, store: &ImageStore) -> Outcome {
 struct Shown<'a> {
     context: &'a Context,
     name: ImageName,
+    terminal: bool,
+    /// From the first byte on.
     bar: Option<ProgressBar>,
-    begun: bool,
     done: u64,
     total: Option<u64>,
     /// The step of the last line.
@@ -171,8 +172,8 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(context: &'a Context, name: &ImageName) -> Self {
-        let bar = (!context.is_quiet() && std::io::stderr().is_terminal()).then(|| ProgressBar::new(0));
-        Shown { context, name: name.clone(), bar, begun: false, done: 0, total: None, step: None }
+        let terminal = !context.is_quiet() && std::io::stderr().is_terminal();
+        Shown { context, name: name.clone(), terminal, bar: None, done: 0, total: None, step: None }
     }
 
     fn tell(&mut self, event: PullEvent) {
@@ -188,13 +189,17 @@ impl<'a> Shown<'a> {
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>) {
-        let anew = !self.begun || self.total != total || done < self.done;
-        (self.begun, self.done, self.total) = (true, done, total);
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            if anew {
+        let anew = self.total != total || done < self.done;
+        (self.done, self.total) = (done, total);
+        if self.terminal {
+            let fresh = self.bar.is_none();
+            let bar = self.bar.get_or_insert_with(|| ProgressBar::no_length().with_position(done));
+            if fresh || anew {
                 bar.set_style(style(total.is_some()));
                 total.map_or_else(|| bar.unset_length(), |total| bar.set_length(total));
+            }
+            bar.set_position(done);
+            if fresh || anew {
                 // What was here before did not come just now: the rate is the network's.
                 bar.reset_eta();
             }
