@@ -179,7 +179,8 @@ impl Catalogue {
     fn nearest(&self, name: &str) -> String {
         let alike = |known: &&ImageName| known.as_str().chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
         let names = self.0.iter().map(|entry| &entry.name);
-        match names.max_by_key(alike).filter(|known| alike(known) >= 3) {
+        // Among equals the newest.
+        match names.max_by_key(|known| (alike(known), *known)).filter(|known| alike(known) >= 3) {
             Some(known) => format!("did you mean '{known}'? 'golemnode image list --catalogue' shows all"),
             None => "'golemnode image list --catalogue' shows what there is; --url takes any other".to_owned(),
         }
@@ -236,6 +237,7 @@ mod tests {
         let find = |name: &str| catalogue.find(&name.parse().unwrap(), Arch::X86_64).unwrap_err();
         assert_eq!(find("ubuntu:24.4").code, ErrorCode::NoSuchImage);
         assert!(find("ubuntu:24.4").hint.unwrap().contains("did you mean 'ubuntu:24.04'?"));
+        assert!(find("ubuntu").hint.unwrap().contains("did you mean 'ubuntu:24.04'?"), "the newest");
         assert!(find("plan9").hint.unwrap().contains("image list --catalogue"));
     }
 
