@@ -59,9 +59,36 @@ impl MemoryOptions {
 struct State {
     options: MemoryOptions,
     vms: BTreeMap<LeaseId, Instance>,
+    /// Creates under way. Entries go with the last of them, dropped ones included.
+    making: BTreeMap<LeaseId, Making>,
     /// Counts that tests look at.
     creates: u64,
     destroys: u64,
+}
+
+#[derive(Default)]
+struct Making {
+    creates: usize,
+    /// How often it has been destroyed meanwhile.
+    destroyed: u64,
+}
+
+/// A create that is under way.
+struct Begun<'a> {
+    backend: &'a MemoryBackend,
+    id: LeaseId,
+    destroyed_before: u64,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let mut state = self.backend.lock();
+        let Some(making) = state.making.get_mut(&self.id) else { return };
+        making.creates -= 1;
+        if making.creates == 0 {
+            state.making.remove(&self.id);
+        }
+    }
 }
 
 /// Clones share one simulated host: a clone is what a restarted node finds.
@@ -78,7 +105,7 @@ impl Default for MemoryBackend {
 
 impl MemoryBackend {
     pub fn new(options: MemoryOptions) -> Self {
-        let state = State { options, vms: BTreeMap::new(), creates: 0, destroys: 0 };
+        let state = State { options, vms: BTreeMap::new(), making: BTreeMap::new(), creates: 0, destroys: 0 };
         MemoryBackend { state: Arc::new(Mutex::new(state)) }
     }
     /// Changes the options from now on.
@@ -104,6 +131,12 @@ impl MemoryBackend {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+    }
+    fn begin(&self, id: LeaseId) -> Begun<'_> {
+        let mut state = self.lock();
+        let making = state.making.entry(id).or_default();
+        making.creates += 1;
+        Begun { backend: self, id, destroyed_before: making.destroyed }
     }
     /// One change of state: from any of `from`, or already there.
     async fn change(&self, id: LeaseId, from: &[PowerState], to: PowerState, what: &str) -> Result<(), Fault> {
@@ -190,6 +223,7 @@ impl Backend for MemoryBackend {
             None => {}
         }
         self.lock().admit(order)?;
+        let begun = self.begin(order.id);
         for stage in [Stage::Image, Stage::Disk, Stage::Seed, Stage::Define, Stage::Boot] {
             progress.stage(stage);
             self.pause().await;
@@ -203,6 +237,10 @@ impl Backend for MemoryBackend {
             }
         }
         let mut state = self.lock();
+        if state.making.get(&order.id).is_some_and(|making| making.destroyed > begun.destroyed_before) {
+            let said = format!("VM {} was destroyed while it was being made", order.id);
+            return Err(Fault::new(ErrorCode::CreateFailed, said));
+        }
         if state.vms.contains_key(&order.id) {
             return Ok(()); // a parallel create of the same id was faster
         }
@@ -248,11 +286,17 @@ impl Backend for MemoryBackend {
     }
 
     async fn destroy(&self, id: LeaseId) -> Result<(), Fault> {
-        self.pause().await;
-        let mut state = self.lock();
-        if state.vms.remove(&id).is_some() {
-            state.destroys += 1;
+        {
+            let mut state = self.lock();
+            if let Some(making) = state.making.get_mut(&id) {
+                making.destroyed += 1;
+            }
+            if state.vms.remove(&id).is_some() {
+                state.destroys += 1;
+            }
         }
+        // Last: a create that is called meanwhile comes after it.
+        self.pause().await;
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! KVM where it truly works. The device is no proof: there are hosts on which it opens, libvirt reports it, and every
 //! guest hangs. So the first guest under KVM is watched, and what came of it is remembered for this boot of the host.
-use super::xml::Engine;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -58,8 +57,9 @@ impl Acceleration {
         })
     }
 
-    pub fn engine(&self) -> Engine {
-        if self.verdict() == Verdict::Fails { Engine::Tcg } else { Engine::Kvm }
+    /// A guest that runs under KVM is held by the hardware once KVM has been seen to work, or was demanded.
+    pub fn proven(&self) -> bool {
+        self.verdict() == Verdict::Works || self.wanted == Accel::Tcg && self.remembered() == Verdict::Works
     }
 
     fn remembered(&self) -> Verdict {
@@ -77,13 +77,15 @@ impl Acceleration {
         if verdict == Verdict::Fails {
             tracing::warn!("a first guest did not come up under KVM: guests are emulated until this host is rebooted");
         }
-        if let Err(error) = fs::write(&self.file, format!("{} {word}", boot_id())) {
+        // The folder is the embedded driver's, and with another one nobody has made it.
+        let made = self.file.parent().map_or(Ok(()), fs::create_dir_all);
+        if let Err(error) = made.and_then(|()| fs::write(&self.file, format!("{} {word}", boot_id()))) {
             tracing::warn!(%error, "the verdict on KVM is not remembered");
         }
     }
 }
 
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
 }
 
@@ -92,7 +94,6 @@ mod tests {
     use super::*;
 
     fn at(home: &Path, device: &Path) -> Acceleration {
-        fs::create_dir_all(home.join("libvirt")).unwrap();
         Acceleration { device: device.into(), ..Acceleration::new(Accel::Auto, home) }
     }
 

@@ -1,9 +1,13 @@
 //! The connection to libvirt. The embedded driver needs no daemon: it lives in this process, with its state below the
 //! node's home, and leaves its guests running when the process ends.
-use crate::libvirt::LibvirtConfig;
+use super::LibvirtConfig;
+use super::accel::boot_id;
 use protocol::{ErrorCode, Fault};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 use std::{fs, panic, thread};
@@ -17,12 +21,16 @@ const QEMU_CONF: &str = "stdio_handler = \"file\"\nseccomp_sandbox = 1\n";
 const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
 /// An event loop that cannot run (never seen) must not take a core.
 const LOOP_PAUSE: Duration = Duration::from_millis(100);
+/// In which boot of the host the embedded driver's `run/` was written, and the lock of whoever looks.
+const BOOT: &str = "boot";
 
 pub struct Connection {
     uri: String,
     embedded_root: Option<PathBuf>,
-    vms: PathBuf,
+    home: PathBuf,
     open: Mutex<Option<Connect>>,
+    /// How many connections have been opened: what was learnt over an earlier one may not hold any more.
+    generation: AtomicU64,
 }
 
 impl Connection {
@@ -30,13 +38,29 @@ impl Connection {
         let root = config.home.join("libvirt");
         let (uri, embedded_root) = match &config.uri {
             Some(uri) => (uri.clone(), None),
-            None => (format!("qemu:///embed?root={}", root.display()), Some(root)),
+            None => (format!("qemu:///embed?root={}", escape(&root)), Some(root)),
         };
-        Connection { uri, embedded_root, vms: config.home.join("vms"), open: Mutex::new(None) }
+        let home = config.home.clone();
+        Connection { uri, embedded_root, home, open: Mutex::new(None), generation: AtomicU64::new(0) }
     }
 
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+    /// libvirt's own test driver: its guests are entries in a table.
+    pub fn is_simulated(&self) -> bool {
+        self.uri.starts_with("test:")
+    }
+    /// Nobody else makes domains over this connection.
+    pub fn is_private(&self) -> bool {
+        self.embedded_root.is_some()
+    }
+    /// Where the embedded driver has QEMU write what it says. It keeps that when a domain goes.
+    pub fn log_of(&self, domain: &str) -> Option<PathBuf> {
+        Some(self.embedded_root.as_ref()?.join("log/qemu").join(format!("{domain}.log")))
     }
 
     /// Opened at the first use and kept: the embedded driver takes one process a root.
@@ -45,14 +69,32 @@ impl Connection {
         if let Some(connect) = open.as_ref().filter(|connect| connect.is_alive().unwrap_or(false)) {
             return Ok(connect.clone());
         }
-        if let Some(root) = &self.embedded_root {
-            prepare(root)?;
-        }
-        make_vms(&self.vms)?;
+        check_path(&self.home)?;
+        // Held until the driver is open, and so has its own lock.
+        let _looked = self.embedded_root.as_deref().map(prepare).transpose()?;
+        let vms = self.home.join("vms");
+        let made = fs::create_dir_all(&vms).and_then(|()| self.let_qemu_in(&vms));
+        made.map_err(|error| cannot_prepare(&vms, &error))?;
         run_events();
         let connect = Connect::open(Some(&self.uri)).map_err(|error| self.cannot_open(&error))?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
         *open = Some(connect.clone());
         Ok(connect)
+    }
+
+    /// QEMU's user passes through to the files that libvirt gives to it. It can neither list the folder nor put
+    /// anything into it: a guest that breaks out finds no other's disk by looking, and no way to trick root.
+    pub fn let_qemu_in(&self, dir: &Path) -> std::io::Result<()> {
+        let mode = if !rustix::process::geteuid().is_root() {
+            // The system's daemon runs QEMU as a user in none of our groups.
+            if self.uri.contains("/system") { 0o711 } else { 0o700 }
+        } else if let Some(group) = qemu_group() {
+            chown(dir, Some(0), Some(group))?;
+            0o710
+        } else {
+            0o700
+        };
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
     }
 
     pub fn close(&self) {
@@ -91,41 +133,65 @@ impl Drop for Connection {
     }
 }
 
-fn prepare(root: &Path) -> Result<(), Fault> {
+/// A path goes into XML, a URI and command lines: what none of them can say is refused before anything is made.
+fn check_path(home: &Path) -> Result<(), Fault> {
+    let fits = home.to_str().is_some_and(|text| !text.chars().any(char::is_control));
+    let refused = || {
+        Fault::invalid(format!("libvirt cannot use the home {}", home.display()))
+            .hint("name one without line breaks and in UTF-8 with --home")
+    };
+    if fits { Ok(()) } else { Err(refused()) }
+}
+
+/// As a value in a URI's query.
+fn escape(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let text = path.to_string_lossy();
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn cannot_prepare(dir: &Path, error: &std::io::Error) -> Fault {
+    Fault::internal(format!("cannot prepare {}: {error}", dir.display()))
+}
+
+fn prepare(root: &Path) -> Result<File, Fault> {
     let etc = root.join("etc");
     let conf = etc.join("qemu.conf");
     let written = fs::create_dir_all(&etc).and_then(|()| match fs::read_to_string(&conf) {
         Ok(text) if text == QEMU_CONF => Ok(()),
         _ => fs::write(&conf, QEMU_CONF),
     });
-    written.map_err(|error| Fault::internal(format!("cannot prepare {}: {error}", root.display())))
+    written.and_then(|()| forget_last_boot(root, &boot_id())).map_err(|error| cannot_prepare(root, &error))
 }
 
-/// Entered by QEMU's own user and by nobody else.
-fn make_vms(vms: &Path) -> Result<(), Fault> {
-    let made = fs::create_dir_all(vms)
-        .and_then(|()| fs::set_permissions(vms, fs::Permissions::from_mode(0o700)))
-        .and_then(|()| give_to_qemu(vms));
-    made.map_err(|error| Fault::internal(format!("cannot prepare {}: {error}", vms.display())))
-}
-
-/// As root, libvirt runs QEMU as another user, who must be able to enter the folder of its disk.
-pub fn give_to_qemu(dir: &Path) -> std::io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
+/// Elsewhere libvirt's state of running guests is gone with every boot; the embedded driver has it below its root. It
+/// would look for each guest's process by a number that by now is somebody else's, and kill that.
+fn forget_last_boot(root: &Path, now: &str) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join(BOOT))?;
+    file.lock()?;
+    let mut then = String::new();
+    file.read_to_string(&mut then)?;
+    if then == now {
+        return Ok(file);
     }
-    match qemu_user() {
-        Some((uid, gid)) => chown(dir, Some(uid), Some(gid)),
-        None => Ok(()),
+    if !then.is_empty() {
+        match fs::remove_dir_all(root.join("run")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(now.as_bytes())?;
+    Ok(file)
 }
 
-fn qemu_user() -> Option<(u32, u32)> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let fields = |name: &str| users.lines().find(|line| line.split(':').next() == Some(name));
-    let line = QEMU_USERS.iter().find_map(|name| fields(name))?;
-    let mut ids = line.split(':').skip(2).map_while(|id| id.parse().ok());
-    Some((ids.next()?, ids.next()?))
+/// As root, libvirt runs QEMU as another user, and in the group of the same name.
+fn qemu_group() -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let line = |name: &str| groups.lines().find(|line| line.split(':').next() == Some(name));
+    QEMU_USERS.iter().find_map(|name| line(name))?.split(':').nth(2)?.parse().ok()
 }
 
 /// libvirt's events need a loop in this process, and it must be there before a connection is opened.
@@ -146,4 +212,33 @@ fn run_events() {
             tracing::error!(%error, "libvirt's event loop has no thread");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_of_any_name_is_one_value_of_the_uri() {
+        assert_eq!(escape(Path::new("/tmp/a b&c=d?#%é")), "/tmp/a%20b%26c%3Dd%3F%23%25%C3%A9");
+        check_path(Path::new("/tmp/it's <a> \"home\" & é")).unwrap();
+        for bad in ["/tmp/a\nb", "/tmp/\u{1}"] {
+            assert_eq!(check_path(Path::new(bad)).unwrap_err().code, ErrorCode::InvalidRequest);
+        }
+    }
+
+    #[test]
+    fn what_ran_in_another_boot_of_the_host_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let state = root.path().join("run/qemu/guest.xml");
+        let at = |boot: &str| forget_last_boot(root.path(), boot).map(drop).unwrap();
+        fs::create_dir_all(state.parent().unwrap()).unwrap();
+        fs::write(&state, "").unwrap();
+        at("first boot, and nothing known of an earlier one");
+        at("first boot, and nothing known of an earlier one");
+        assert!(state.exists());
+        at("second");
+        assert!(!root.path().join("run").exists());
+        at("third");
+    }
 }

@@ -1,10 +1,14 @@
 //! libvirt, by default its embedded QEMU driver. Calls into libvirt block, so each runs on a thread of its own; work on
 //! one VM is one thing after the other, also when whoever asked has stopped waiting.
 //!
-//! `<home>/vms/<lease id>/` holds a VM's overlay, seed and order; its domain is named after the lease.
+//! `<home>/vms/<lease id>/` holds a VM's overlay, seed, order and console; its domain is named after the lease.
 mod accel;
 mod connection;
+mod console;
 mod domain;
+mod forwards;
+mod launch;
+mod turns;
 mod xml;
 
 pub use accel::Accel;
@@ -15,14 +19,15 @@ use crate::{Backend, Capabilities, Check, HostInfo, Instance, InstanceOrder, Pro
 use accel::{Acceleration, Verdict};
 use async_trait::async_trait;
 use connection::Connection;
-use protocol::names::{Arch, BackendKind, Egress, Isolation, LeaseId};
+use forwards::Forwards;
+use protocol::names::{Arch, BackendKind, Digest, Egress, Isolation, LeaseId};
 use protocol::units::{DiskGib, MemoryMib};
 use protocol::{ErrorCode, Fault};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use tokio::sync::mpsc;
+use turns::Turns;
 
 /// The stages of one create.
 const STAGES: usize = 8;
@@ -46,28 +51,25 @@ struct Host {
     acceleration: Acceleration,
     images: ImageStore,
     home: PathBuf,
-    /// One piece of work at a time for each VM. Entries go with the last who holds one.
-    locks: Mutex<HashMap<LeaseId, Weak<Mutex<()>>>>,
-    /// Forwards of a running domain, by its number, which changes with every start.
-    forwards: Mutex<HashMap<LeaseId, Forwards>>,
-}
-
-#[derive(Default)]
-struct Forwards {
-    domain: u32,
-    ports: HashMap<u16, SocketAddr>,
+    /// This home's mark on its domains.
+    owner: String,
+    turns: Turns,
+    forwards: Forwards,
 }
 
 impl Libvirt {
     pub fn new(config: LibvirtConfig) -> Self {
+        let connection = Connection::new(&config);
+        let accel = if connection.is_simulated() { Accel::Tcg } else { config.accel };
         Libvirt {
             host: Arc::new(Host {
-                connection: Connection::new(&config),
-                acceleration: Acceleration::new(config.accel, &config.home),
+                connection,
+                acceleration: Acceleration::new(accel, &config.home),
                 images: config.images,
+                owner: Digest::of(config.home.as_os_str().as_encoded_bytes()).to_string(),
                 home: config.home,
-                locks: Mutex::default(),
-                forwards: Mutex::default(),
+                turns: Turns::default(),
+                forwards: Forwards::default(),
             }),
         }
     }
@@ -81,15 +83,16 @@ impl Libvirt {
         done.unwrap_or_else(|error| Err(Fault::internal(format!("work on libvirt has ended: {error}"))))
     }
 
-    /// Work on one VM, after whatever is under way for it.
+    /// Work on one VM, after whatever is under way for it. Once begun it goes on, whoever waits for it.
     async fn on<T: Send + 'static>(
         &self,
         id: LeaseId,
+        hurry: bool,
         work: impl FnOnce(&Host) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
+        let turn = self.host.turns.take(id, hurry).await;
         self.blocking(move |host| {
-            let lock = host.lock_of(id);
-            let _turn = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = turn;
             work(host)
         })
         .await
@@ -97,16 +100,6 @@ impl Libvirt {
 }
 
 impl Host {
-    fn lock_of(&self, id: LeaseId) -> Arc<Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(&id).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::new(Mutex::new(()));
-        locks.insert(id, Arc::downgrade(&lock));
-        lock
-    }
     fn folder(&self, id: LeaseId) -> PathBuf {
         self.home.join("vms").join(id.to_string())
     }
@@ -120,17 +113,18 @@ impl Backend for Libvirt {
 
     async fn capabilities(&self) -> Capabilities {
         let proven = self.host.acceleration.verdict() == Verdict::Works;
+        let real = !self.host.connection.is_simulated();
         Capabilities {
-            isolation: if proven { Isolation::Hardware } else { Isolation::Emulated },
+            isolation: if proven { Isolation::Hardware } else { self.host.least_isolation() },
             egress: Egress::None,
             arch: Arch::of_this_build().unwrap_or(Arch::X86_64),
             suspend: true,
             snapshots: false,
             live_scale: false,
             volumes: false,
-            user_data: true,
-            console: true,
-            disk_limit: true,
+            user_data: real,
+            console: real,
+            disk_limit: real,
         }
     }
 
@@ -146,7 +140,8 @@ impl Backend for Libvirt {
                     .ok_or_else(|| Fault::new(ErrorCode::BackendCannot, "no guests on this architecture"))?,
                 cpus: node.cpus,
                 memory_mib: total,
-                memory_mib_free: available_memory().unwrap_or(total),
+                // The test driver's host is not this one.
+                memory_mib_free: available_memory().unwrap_or(total).min(total),
                 disk_gib: gib(disk.f_blocks),
                 disk_gib_free: gib(disk.f_bavail),
             })
@@ -158,7 +153,7 @@ impl Backend for Libvirt {
         let (stages, mut seen) = mpsc::channel::<Stage>(STAGES);
         let order = order.clone();
         let id = order.id;
-        let work = self.on(id, move |host| {
+        let work = self.on(id, false, move |host| {
             // Nobody may be listening any more; the work goes on until it is whole or undone.
             host.create(&order, &|stage| {
                 let _ = stages.blocking_send(stage);
@@ -175,22 +170,22 @@ impl Backend for Libvirt {
     }
 
     async fn start(&self, id: LeaseId) -> Result<(), Fault> {
-        self.on(id, move |host| host.start(id)).await
+        self.on(id, false, move |host| host.start(id)).await
     }
     async fn stop(&self, id: LeaseId, force: bool) -> Result<(), Fault> {
-        self.on(id, move |host| host.stop(id, force)).await
+        self.on(id, force, move |host| host.stop(id, force)).await
     }
     async fn restart(&self, id: LeaseId) -> Result<(), Fault> {
-        self.on(id, move |host| host.restart(id)).await
+        self.on(id, false, move |host| host.restart(id)).await
     }
     async fn suspend(&self, id: LeaseId) -> Result<(), Fault> {
-        self.on(id, move |host| host.suspend(id)).await
+        self.on(id, false, move |host| host.suspend(id)).await
     }
     async fn resume(&self, id: LeaseId) -> Result<(), Fault> {
-        self.on(id, move |host| host.resume(id)).await
+        self.on(id, false, move |host| host.resume(id)).await
     }
     async fn destroy(&self, id: LeaseId) -> Result<(), Fault> {
-        self.on(id, move |host| host.destroy(id)).await
+        self.on(id, true, move |host| host.destroy(id)).await
     }
 
     async fn list(&self) -> Result<Vec<Instance>, Fault> {

@@ -2,6 +2,7 @@
 use crate::images::{DiskFormat, Manifest};
 use protocol::names::LeaseId;
 use protocol::units::Resources;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Our own namespace in a domain's metadata.
@@ -32,6 +33,8 @@ pub struct Description<'a> {
     pub kernel: Option<&'a Path>,
     pub initrd: Option<&'a Path>,
     pub ports: &'a [u16],
+    /// Whose domain it is, where several nodes share one libvirt.
+    pub owner: &'a str,
 }
 
 pub fn domain_name(id: LeaseId) -> String {
@@ -45,6 +48,12 @@ pub fn id_of(name: &str) -> Option<LeaseId> {
 fn uuid(id: LeaseId) -> String {
     let hex = id.to_string();
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// Whether libvirt's description of a domain says that it runs under KVM.
+pub fn is_kvm(description: &str) -> bool {
+    let tag = description.split_once("<domain").and_then(|(_, rest)| rest.split_once('>'));
+    tag.is_some_and(|(attributes, _)| attributes.contains("type='kvm'"))
 }
 
 pub fn describe(d: &Description) -> String {
@@ -63,14 +72,14 @@ pub fn describe(d: &Description) -> String {
         DiskFormat::Raw => "raw",
         DiskFormat::Qcow2 => "qcow2",
     };
-    let forwards: String =
-        std::iter::once(&22).chain(d.ports).map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}")).collect();
+    let ports: BTreeSet<u16> = d.ports.iter().copied().chain([22]).filter(|port| *port != 0).collect();
+    let forwards: String = ports.iter().map(|port| format!(",hostfwd=tcp:127.0.0.1:0-:{port}")).collect();
     format!(
         r#"<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
   <uuid>{uuid}</uuid>
   <metadata>
-    <golemnode:vm xmlns:golemnode='{NAMESPACE}' lease='{id}' image='{image}' disk_gib='{disk}'/>
+    <golemnode:vm xmlns:golemnode='{NAMESPACE}' lease='{id}' image='{image}' disk_gib='{disk}' owner='{owner}'/>
   </metadata>
   <memory unit='MiB'>{memory}</memory>
   <vcpu>{cpus}</vcpu>
@@ -121,6 +130,7 @@ pub fn describe(d: &Description) -> String {
         id = d.id,
         image = escape(d.image.name.as_str()),
         disk = d.resources.disk_gib.0,
+        owner = escape(d.owner),
         memory = memory_mib.0,
         boot = boot(d),
         overlay = path(d.overlay),
@@ -176,24 +186,27 @@ mod tests {
         }
     }
 
+    fn described(engine: Engine, kernel: bool, file: &Path, ports: &[u16]) -> String {
+        describe(&Description {
+            id: LeaseId([7; 16]),
+            resources: Resources::SMALL,
+            image: &manifest(kernel),
+            engine,
+            overlay: file,
+            base: file,
+            seed: file,
+            kernel: kernel.then_some(file),
+            initrd: kernel.then_some(file),
+            ports,
+            owner: "0123abcd",
+        })
+    }
+
     #[test]
     fn libvirts_own_schema_accepts_it() {
         let dir = tempfile::tempdir().unwrap();
         for (engine, kernel) in [(Engine::Tcg, true), (Engine::Kvm, false)] {
-            let image = manifest(kernel);
-            let file = Path::new("/tmp/a&b/x");
-            let text = describe(&Description {
-                id: LeaseId([7; 16]),
-                resources: Resources::SMALL,
-                image: &image,
-                engine,
-                overlay: file,
-                base: file,
-                seed: file,
-                kernel: kernel.then_some(file),
-                initrd: kernel.then_some(file),
-                ports: &[80, 443],
-            });
+            let text = described(engine, kernel, Path::new("/tmp/a&b/x"), &[80, 443]);
             let path = dir.path().join("domain.xml");
             std::fs::write(&path, &text).unwrap();
             let Ok(checked) = Command::new("virt-xml-validate").arg(&path).arg("domain").output() else {
@@ -202,6 +215,36 @@ mod tests {
             };
             assert!(checked.status.success(), "{}{text}", String::from_utf8_lossy(&checked.stderr));
         }
+    }
+
+    #[test]
+    fn every_network_card_is_restricted_and_forwards_on_loopback_only() {
+        for (engine, kernel) in [(Engine::Tcg, true), (Engine::Tcg, false), (Engine::Kvm, true), (Engine::Kvm, false)] {
+            let text = described(engine, kernel, Path::new("/x"), &[443, 22, 0, 443]);
+            let netdevs: Vec<&str> = text.lines().filter(|line| line.contains("user,id=")).map(str::trim).collect();
+            let only = "<qemu:arg value='user,id=n0,restrict=on,\
+                        hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:443'/>";
+            assert_eq!(netdevs, [only]);
+            assert_eq!(text.matches("-netdev").count(), 1);
+            for way_out in ["<interface", "<hostdev", "<filesystem", "<channel", "<redirdev", "<graphics"] {
+                assert!(!text.contains(way_out), "{way_out}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_path_breaks_out_of_its_place() {
+        let hostile = Path::new("/tmp/'/><devices x=\"<&>\"/x");
+        let text = described(Engine::Tcg, true, hostile, &[]);
+        assert_eq!(text.matches("<devices").count(), 1);
+        assert_eq!(text.matches("/tmp/&apos;/&gt;&lt;devices x=&quot;&lt;&amp;&gt;&quot;/x").count(), 5);
+    }
+
+    #[test]
+    fn what_runs_under_kvm_says_so() {
+        assert!(is_kvm(&described(Engine::Kvm, true, Path::new("/x"), &[])));
+        assert!(is_kvm("<domain type='kvm' id='3'>\n</domain>"));
+        assert!(!is_kvm(&described(Engine::Tcg, true, Path::new("/type='kvm'"), &[])));
     }
 
     #[test]

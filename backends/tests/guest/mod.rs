@@ -1,0 +1,3 @@
+//! Real guests, one at a time: see `.config/nextest.toml`.
+mod conformance;
+mod life;
