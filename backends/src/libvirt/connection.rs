@@ -2,17 +2,19 @@
 //! node's home, and leaves its guests running when the process ends.
 use super::LibvirtConfig;
 use super::accel::boot_id;
+use super::xml::DISK;
 use protocol::{ErrorCode, Fault};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 use std::{fs, panic, thread};
 use virt::connect::Connect;
 use virt::error::Error;
+use virt::sys;
 
 /// Read by the embedded driver. Without virtlogd QEMU writes its own log; the sandbox is asked for by name, since
 /// under emulation it is what stands between a guest and the host.
@@ -21,6 +23,8 @@ const QEMU_CONF: &str = "stdio_handler = \"file\"\nseccomp_sandbox = 1\n";
 const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
 /// An event loop that cannot run (never seen) must not take a core.
 const LOOP_PAUSE: Duration = Duration::from_millis(100);
+/// Guests found again answer within milliseconds.
+const SETTLE: Duration = Duration::from_secs(5);
 /// In which boot of the host the embedded driver's `run/` was written, and the lock of whoever looks.
 const BOOT: &str = "boot";
 
@@ -77,6 +81,9 @@ impl Connection {
         made.map_err(|error| cannot_prepare(&vms, &error))?;
         run_events();
         let connect = Connect::open(Some(&self.uri)).map_err(|error| self.cannot_open(&error))?;
+        if self.is_private() {
+            settle(&connect);
+        }
         self.generation.fetch_add(1, Ordering::AcqRel);
         *open = Some(connect.clone());
         Ok(connect)
@@ -192,6 +199,29 @@ fn qemu_group() -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     let line = |name: &str| groups.lines().find(|line| line.split(':').next() == Some(name));
     QEMU_USERS.iter().find_map(|name| line(name))?.split(':').nth(2)?.parse().ok()
+}
+
+/// The embedded driver finds its guests' processes again in threads of its own, and until then says that each runs as
+/// it did, also one that has ended. A question that QEMU itself must answer waits for that.
+fn settle(connect: &Connect) {
+    let running = connect.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE).unwrap_or_default();
+    let (answered, answers) = mpsc::sync_channel(running.len());
+    let mut asked = 0;
+    for domain in running {
+        let answered = answered.clone();
+        // A guest whose QEMU hangs must hold up nobody: its thread is left to wait alone.
+        let ask = move || {
+            let _ = domain.block_stats(DISK);
+            let _ = answered.send(());
+        };
+        asked += usize::from(thread::Builder::new().name("libvirt-settle".into()).spawn(ask).is_ok());
+    }
+    let deadline = Instant::now() + SETTLE;
+    for _ in 0..asked {
+        if answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+            return tracing::warn!("a guest found again does not answer libvirt");
+        }
+    }
 }
 
 /// libvirt's events need a loop in this process, and it must be there before a connection is opened.

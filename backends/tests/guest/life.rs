@@ -1,4 +1,5 @@
 //! What the suite cannot ask, for it takes a login: the tenant's key, the disk, the network, the walls.
+use super::alone;
 use crate::conformance::{Subject, id, small};
 use crate::libvirt_host::LibvirtHost;
 use backends::{Backend, InstanceOrder};
@@ -9,8 +10,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tiny_guest_through_its_whole_life() {
+#[test]
+fn a_tiny_guest_through_its_whole_life() {
+    alone("guest::life::a_tiny_guest_through_its_whole_life", whole_life());
+}
+
+async fn whole_life() {
     let Some(host) = LibvirtHost::real("tiny") else { return };
     let (backend, id) = (host.new_backend(), id(0xab));
     let began = Instant::now();
