@@ -32,10 +32,9 @@ demo: deps-demo $(TINY) ## rent a VM from another node process on this machine, 
 test: deps-test $(TINY) ## every test, with real guests; says at the end what it skipped and why
 	CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS)" tests/tools/run-tests.sh
 
-bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux; takes a while
-	@compgen -G 'tests/src/bin/bench*' >/dev/null || { echo "make bench: this tree has no tests/src/bin/bench yet" >&2; exit 1; }
-	$(CARGO) build --release $(CARGOFLAGS) -p cli
-	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" $(CARGO) run --release $(CARGOFLAGS) -p tests --bin bench
+bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux (BENCH='stream --pairs 20' measures a part)
+	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
+	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" target/release/bench $(BENCH)
 
 image-tiny: deps-build deps-run $(TINY) ## build the guest 'tiny' and import it into the home (GOLEMNODE_HOME)
 	$(CARGO) build $(CARGOFLAGS) -p cli

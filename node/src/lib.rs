@@ -11,4 +11,4 @@ pub mod ssh;
 pub mod store;
 mod tunnel;
 
-pub use run::run;
+pub use run::{ProviderParts, run, run_with};

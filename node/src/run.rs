@@ -1,5 +1,5 @@
 //! A node's life: lock the home, open the store, join the mesh, serve the socket, until it is told to stop.
-use crate::actor::{Actor, Inbox, Parts, ProviderParts};
+use crate::actor::{Actor, Inbox, Parts};
 use crate::api::idle::IdleWatch;
 use crate::api::server;
 use crate::clock;
@@ -21,12 +21,25 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::actor::ProviderParts;
+
 /// What has to be written and said at the end; then the process goes even if a peer does not listen.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs a node until `stop` is cancelled, a client asks for it, or it has been idle for as long as configured.
 /// `ready` is called once, when the socket answers.
 pub async fn run(config: NodeConfig, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), Fault> {
+    let provider = if config.provide { Some(provider(&config)?) } else { None };
+    run_with(config, provider, stop, ready).await
+}
+
+/// As `run`, with a hypervisor of the caller's. Benchmarks have one whose guests are servers of their own.
+pub async fn run_with(
+    config: NodeConfig,
+    provider: Option<ProviderParts>,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), Fault> {
     config.home.create()?;
     let lock = NodeLock::take(&config.home)?;
     let store = Store::open(&config.home.db())?;
@@ -38,7 +51,6 @@ pub async fn run(config: NodeConfig, stop: CancellationToken, ready: impl FnOnce
         store.state()?,
     )?;
     let remembered: Vec<String> = store.known_peers()?.into_iter().flat_map(|known| known.addrs).collect();
-    let provider = if config.provide { Some(provider(&config)?) } else { None };
     let expects_peers = config.mdns || !config.bootstrap.is_empty() || !remembered.is_empty();
     let (mesh, mesh_events) = mesh::spawn(MeshConfig {
         listen: config.listen.clone(),

@@ -13,11 +13,10 @@ pub fn golemnode() -> PathBuf {
     if let Some(named) = std::env::var_os("GOLEMNODE_BIN") {
         return named.into();
     }
-    let test = std::env::current_exe().expect("a test has a path");
-    let profile = test.ancestors().nth(2).expect("tests run from target/PROFILE/deps");
-    let binary = profile.join("golemnode");
-    assert!(binary.exists(), "{} is missing: run 'cargo build -p cli' first", binary.display());
-    binary
+    let own = std::env::current_exe().expect("a program has a path");
+    // A test runs from target/PROFILE/deps, the benchmark from target/PROFILE.
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("golemnode")).find(|binary| binary.exists());
+    beside.unwrap_or_else(|| panic!("no golemnode beside {}: run 'cargo build -p cli' first", own.display()))
 }
 
 /// The bundle of a test guest, built by `make test`; without it the test says that it was skipped.

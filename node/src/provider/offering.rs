@@ -4,7 +4,7 @@ use backends::Backend;
 use backends::images::{ImageStore, Manifest};
 use protocol::core::provider::{Offer, OfferedImage, Offering, Policy};
 use protocol::money::Price;
-use protocol::names::ImageName;
+use protocol::names::{Arch, ImageName};
 use protocol::units::{DiskGib, MemoryMib, Millis, Resources};
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub async fn survey(
         Ok(host) => host,
         Err(fault) => return Offering::Nothing { reason: fault.message },
     };
-    let offered = match offered_images(images) {
+    let offered = match offered_images(images, host.arch) {
         // A simulated host has simulated images, and no others.
         Ok(_) if !simulated.is_empty() => simulated.clone(),
         Ok(offered) => offered,
@@ -62,10 +62,11 @@ pub async fn survey(
     }))
 }
 
-fn offered_images(images: &ImageStore) -> Result<BTreeMap<ImageName, OfferedImage>, protocol::Fault> {
+/// Those that this host can boot: a home may also hold images for others.
+fn offered_images(images: &ImageStore, arch: Arch) -> Result<BTreeMap<ImageName, OfferedImage>, protocol::Fault> {
     let offered = |image: Manifest| {
         let least_disk = DiskGib(image.least_disk_gib());
         (image.name.clone(), OfferedImage { digest: image.digest(), user: image.default_user, least_disk })
     };
-    Ok(images.list()?.into_iter().map(offered).collect())
+    Ok(images.list()?.into_iter().filter(|image| image.arch == arch).map(offered).collect())
 }
