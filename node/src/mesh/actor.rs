@@ -13,6 +13,7 @@ use super::limits;
 use super::metrics::{Metrics, count};
 use super::names::{Names, from_libp2p, to_libp2p};
 use super::neighbours::Neighbourhood;
+use super::peer::{DialFor, Peer};
 use super::reach::Reach;
 use super::streams::Count;
 use super::types::*;
@@ -25,7 +26,7 @@ use libp2p::{Multiaddr, PeerId};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
@@ -36,38 +37,10 @@ const LINGER: Duration = Duration::from_millis(250);
 /// How long a shutdown waits for connections to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A connected peer.
-pub(super) struct Peer {
-    pub id: protocol::PeerId,
-    pub connections: Vec<(ConnectionId, Multiaddr)>,
-    pub direction: Direction,
-    pub since: SystemTime,
-    pub connected_at: Instant,
-    pub listen: Vec<Multiaddr>,
-    pub agent: Option<String>,
-    pub rtt: Option<Duration>,
-    /// It said that it speaks this network's protocols; the node hears of it from then on.
-    pub identified: bool,
-    pub serves_dht: bool,
-    pub subscribed: bool,
-    pub tunnels: Count,
-    /// Requests of ours under way.
-    pub rpcs: usize,
-    /// We decided to close it.
-    pub closing: bool,
-}
-
 pub(super) struct Unjudged {
     pub message: MessageId,
     pub source: PeerId,
     pub since: Instant,
-}
-
-/// What a dial is for.
-pub(super) enum DialFor {
-    Join(usize),
-    Company(PeerId),
-    Command(oneshot::Sender<Result<protocol::PeerId, MeshError>>),
 }
 
 pub(super) struct Actor {
@@ -95,6 +68,8 @@ pub(super) struct Actor {
     pub requests: HashMap<RequestToken, ResponseChannel<super::codec::Response>>,
     pub limiter: Limiter<PeerId>,
     pub reported: HashMap<(PeerId, Refused), Instant>,
+    /// Whose addresses were taken lately, and when.
+    pub heard: HashMap<PeerId, Instant>,
     pub unjudged: HashMap<GossipId, Unjudged>,
     pub tunnels: Count,
     next_id: u64,
@@ -147,6 +122,7 @@ impl Actor {
             requests: HashMap::new(),
             limiter: Limiter::new(),
             reported: HashMap::new(),
+            heard: HashMap::new(),
             unjudged: HashMap::new(),
             tunnels: Count::default(),
             next_id: 1,

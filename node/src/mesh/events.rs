@@ -1,11 +1,12 @@
 //! What the swarm reports, and what follows from it.
-use super::actor::{Actor, DialFor, Peer, Unjudged};
+use super::actor::{Actor, Unjudged};
 use super::behaviour::BehaviourEvent;
 use super::codec::{Request, Response};
 use super::guard::Denied;
 use super::limits;
 use super::metrics::count;
 use super::names::{from_libp2p, to_libp2p};
+use super::peer::{DialFor, Peer};
 use super::reach::describe;
 use super::streams::{Count, Counted};
 use super::tunnels::TunnelEvent;
@@ -112,6 +113,7 @@ impl Actor {
             since: SystemTime::now(),
             connected_at: now,
             listen: Vec::new(),
+            announced: None,
             agent: None,
             rtt: None,
             identified: false,
@@ -194,26 +196,18 @@ impl Actor {
         let Some((_, by)) = known.connections.iter().find(|(id, _)| *id == connection) else { return };
         let listen = super::book::reachable(info.listen_addrs, by);
         let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect();
-        known.serves_dht = info.protocols.contains(&self.names.kad);
+        known.agent = Some(agent);
+        let serves = info.protocols.contains(&self.names.kad);
         let first = !std::mem::replace(&mut known.identified, true);
-        let news = first || known.listen != listen;
-        known.listen = listen.clone();
-        known.agent = Some(agent.clone());
-        let (id, subscribed, serves) = (known.id, known.subscribed, known.serves_dht);
-        for addr in &listen {
-            self.book.add(peer, addr.clone());
-            if serves && self.server {
-                self.swarm.behaviour_mut().kad.add_address(&peer, addr.clone());
-            }
-        }
+        let news = first || known.listen != listen || known.serves_dht != serves;
+        known.serves_dht = serves;
+        known.announced = news.then_some(listen);
+        let (id, subscribed) = (known.id, known.subscribed);
         if first {
             self.join.confirmed(&peer);
             self.emit(MeshEvent::PeerConnected(id));
         }
-        if news {
-            let addrs = listen.into_iter().filter_map(|addr| addr.with_p2p(peer).ok()).map(|a| a.to_string()).collect();
-            self.emit(MeshEvent::PeerIdentified { peer: id, addrs, agent });
-        }
+        self.take_announced(now, peer);
         if first && subscribed {
             self.emit(MeshEvent::PeerSubscribed(id));
         }

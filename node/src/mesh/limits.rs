@@ -34,6 +34,11 @@ pub const AVOID: Duration = Duration::from_secs(600);
 pub const MAX_KNOWN_PEERS: usize = 1024;
 /// … and addresses for each: both transports on two interfaces of both IP versions.
 pub const MAX_ADDRS_PER_PEER: usize = 8;
+/// New addresses of one peer are taken this often: each goes to the DHT's table and to the node's disk, and who moves
+/// from network to network does not do so every second. Of what it says meanwhile, the last is taken then.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(10);
+/// Peers whose addresses were taken within `ANNOUNCE_EVERY`: more than are connected at once; beyond it others wait.
+pub const MAX_ANNOUNCED: usize = 1024;
 /// How long `spawn` waits for the listeners to say where they listen; some interface may never be up.
 pub const SETTLE: Duration = Duration::from_millis(250);
 /// The longest address we keep: a DNS name (253) and what stands around it.

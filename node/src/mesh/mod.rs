@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `types`, `handle` | the boundary: configuration, events, commands |
 //! | `limits` | every bound, with its reason |
-//! | `actor` | the loop that owns the swarm; `events`, `reach`, `upkeep` are the parts of what it does |
+//! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `upkeep` are the parts of what it does |
+//! | `peer` | what is known of a connected peer |
 //! | `neighbours`, `join`, `limiter`, `book` | what it decides; pure |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod actor;
+mod announce;
 mod behaviour;
 mod book;
 mod codec;
@@ -23,6 +25,7 @@ pub mod limits;
 mod metrics;
 mod names;
 mod neighbours;
+mod peer;
 mod reach;
 mod streams;
 mod tunnels;

@@ -7,11 +7,12 @@
 //!              ▼           failed, or no address            found
 //!           dialling ───────────────────────────▶ looked up ─────▶ dialling ─▶ failed: unreachable
 //! ```
-use super::actor::{Actor, DialFor};
+use super::actor::Actor;
 use super::codec::{Oversized, Response};
 use super::limits;
 use super::metrics::count;
 use super::names::{from_libp2p, to_libp2p};
+use super::peer::DialFor;
 use super::streams::Counted;
 use super::tunnels::{OpenError, OpeningId};
 use super::types::*;
@@ -195,9 +196,7 @@ impl Actor {
     /// one-shot command would pay for and not use.
     fn feed_dht(&mut self) {
         for (peer, known) in self.peers.iter().filter(|(_, known)| known.serves_dht) {
-            for addr in &known.listen {
-                self.swarm.behaviour_mut().kad.add_address(peer, addr.clone());
-            }
+            super::announce::set_addresses(&mut self.swarm.behaviour_mut().kad, peer, &known.listen);
         }
     }
 

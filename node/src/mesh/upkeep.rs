@@ -1,8 +1,9 @@
 //! What is done although nothing happened: deadlines, company, visits that are over, the hourly refresh.
-use super::actor::{Actor, DialFor};
+use super::actor::Actor;
 use super::limits;
 use super::metrics::count;
 use super::neighbours::{Closing, Use};
+use super::peer::{DialFor, Peer};
 use super::reach::Lookup;
 use super::types::*;
 use libp2p::PeerId;
@@ -50,6 +51,7 @@ impl Actor {
     pub(super) fn on_tick(&mut self, now: Instant) {
         self.expire(now);
         self.forget(now);
+        self.take_waiting(now);
         self.join_again(now);
         self.redial_pinned(now);
         self.seek_company(now);
@@ -60,8 +62,9 @@ impl Actor {
         self.metrics.neighbours.store(self.hood.kept() as u64, Ordering::Relaxed);
     }
 
-    fn forget(&mut self, now: Instant) {
+    pub(super) fn forget(&mut self, now: Instant) {
         self.reported.retain(|_, at| now.saturating_duration_since(*at) < limits::REPORT_EVERY);
+        self.heard.retain(|_, at| now.saturating_duration_since(*at) < limits::ANNOUNCE_EVERY);
         self.limiter.forget_full(now);
         self.requests.retain(|_, channel| channel.is_open());
         let late = |since: Instant| now.saturating_duration_since(since) >= limits::JUDGE_WITHIN;
@@ -201,9 +204,8 @@ impl Actor {
             });
             self.close(&peer);
         }
-        let silent = |known: &super::actor::Peer| {
-            !known.identified && now.saturating_duration_since(known.connected_at) >= limits::VISIT
-        };
+        let silent =
+            |known: &Peer| !known.identified && now.saturating_duration_since(known.connected_at) >= limits::VISIT;
         let silent: Vec<PeerId> = self.peers.iter().filter(|(_, p)| silent(p)).map(|(peer, _)| *peer).collect();
         for peer in silent {
             self.refuse(peer, Refused::OtherNetwork);
