@@ -99,6 +99,16 @@ pub enum PowerAction {
     Restart,
 }
 
+impl PowerAction {
+    pub fn what(self) -> &'static str {
+        match self {
+            PowerAction::Start => "a start",
+            PowerAction::Stop { .. } => "a stop",
+            PowerAction::Restart => "a restart",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     Board(Page),

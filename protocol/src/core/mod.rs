@@ -3,6 +3,7 @@
 //! performs the very same ones under a virtual clock with loss and crashes.
 //!
 //! **A `Persist` is performed before anything behind it**: what depends on it is never sent before it is on disk.
+mod offences;
 pub mod posting;
 pub mod provider;
 pub mod requestor;
@@ -17,6 +18,7 @@ use crate::names::{CreateId, Digest, ImageName, LeaseId, Network};
 use crate::refusal::Refusal;
 use crate::spec::VmSpec;
 use crate::units::{Millis, Timestamp};
+use offences::Offences;
 use posting::Postings;
 use provider::{Offering, Provider};
 use rand_chacha::ChaCha8Rng;
@@ -221,6 +223,7 @@ pub struct Ctx<'a> {
     /// Since when the neighbours' boards have been read: what is not on ours now will hardly come any more.
     pub settled: Option<Timestamp>,
     next_rpc: &'a mut u64,
+    offences: &'a mut Offences,
     effects: &'a mut VecDeque<Effect>,
 }
 
@@ -250,12 +253,17 @@ impl Ctx<'_> {
     pub fn event(&mut self, kind: EventKind, severity: Severity, message: String, subject: Option<String>) {
         self.effect(Effect::Event(Event { kind, severity, message, subject, code: None }));
     }
-    /// Somebody tried what is not allowed.
-    pub fn offence(&mut self, from: PeerId, what: &str, refusal: &Refusal) {
+    /// Somebody tried what is not allowed: an event, unless there was one like it a moment ago.
+    pub fn offence(&mut self, from: PeerId, what: &'static str, refusal: &Refusal) {
+        let message = match self.offences.tell(self.now, from, refusal.code(), what) {
+            None => return,
+            Some(0) => format!("refused {what}: {refusal}"),
+            Some(left_out) => format!("refused {what}: {refusal}; {left_out} refusals before it are not listed"),
+        };
         self.effect(Effect::Event(Event {
             kind: EventKind::Security,
             severity: Severity::Warning,
-            message: format!("refused {what}: {refusal}"),
+            message,
             subject: Some(from.to_string()),
             code: Some(refusal.code()),
         }));
@@ -276,6 +284,7 @@ pub struct NodeCore {
     network: Network,
     rng: ChaCha8Rng,
     next_rpc: u64,
+    offences: Offences,
     effects: VecDeque<Effect>,
     board: Board,
     postings: Postings,
@@ -298,6 +307,7 @@ macro_rules! ctx {
             rng: &mut $core.rng,
             settled: $core.postings.settled_since(),
             next_rpc: &mut $core.next_rpc,
+            offences: &mut $core.offences,
             effects: &mut $core.effects,
         }
     };
@@ -320,6 +330,7 @@ impl NodeCore {
             provider: Provider::new(boot_id),
             requestor: Requestor::default(),
             next_rpc: 0,
+            offences: Offences::default(),
             effects: VecDeque::new(),
             last: now,
             key,
@@ -375,6 +386,7 @@ impl NodeCore {
             self.provider.clock_set_back(by);
             self.requestor.clock_set_back(by);
             self.postings.clock_set_back(by);
+            self.offences.clock_set_back(by);
         }
         self.last = now;
     }

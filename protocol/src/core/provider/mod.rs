@@ -211,7 +211,7 @@ impl Provider {
             Request::Release(lease_id) => ("a release", self.release(ctx, from, lease_id)),
             Request::Status(lease_id) => ("a status", self.status(from, lease_id)),
             Request::Watch { lease_id, seen } => return self.watch(ctx, token, from, lease_id, seen),
-            Request::Power { lease_id, action } => ("a power action", self.power(ctx, from, lease_id, action)),
+            Request::Power { lease_id, action } => (action.what(), self.power(ctx, from, lease_id, action)),
             Request::Board { .. } | Request::Post(_) => return,
         };
         let response = answer.unwrap_or_else(|refusal| {
@@ -330,7 +330,7 @@ fn start_effect(row: &LeaseRow) -> Effect {
 }
 
 /// What an honest requestor never does is recorded.
-fn note_refusal(ctx: &mut Ctx, from: PeerId, what: &str, refusal: &Refusal) {
+fn note_refusal(ctx: &mut Ctx, from: PeerId, what: &'static str, refusal: &Refusal) {
     let hostile = matches!(
         refusal,
         Refusal::NotYours(_)

@@ -366,7 +366,7 @@ impl Requestor {
     fn step(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
         let Some(rental) = self.rentals.get(&id) else { return };
         if rental.is_creating() && rental.deadline <= ctx.now {
-            let fault = self.out_of_time(rental);
+            let fault = self.out_of_time(ctx, board, rental);
             return self.fail(ctx, id, fault);
         }
         let phase = rental.phase;
@@ -403,10 +403,18 @@ impl Requestor {
         work.and_then(|work| work.wake).into_iter().chain(deadline).chain(powers).min()
     }
 
-    fn out_of_time(&self, rental: &Rental) -> Fault {
+    fn out_of_time(&self, ctx: &Ctx, board: &Board, rental: &Rental) -> Fault {
+        let work = self.work.get(&rental.create_id);
+        if rental.phase == Phase::Discovering
+            && rental.tried.is_empty()
+            && let Some(work) = work.filter(|work| work.shaky.is_empty())
+        {
+            // Nobody was ever there to be waited for.
+            return negotiate::nobody(ctx, board, rental, work);
+        }
         let fault = Fault::new(ErrorCode::Timeout, format!("'{}' was not running in time", rental.name))
             .hint("give it longer with --timeout");
-        let shaky = self.work.get(&rental.create_id).into_iter().flat_map(|work| &work.shaky);
+        let shaky = work.into_iter().flat_map(|work| &work.shaky);
         let tried = rental.tried.iter().map(|(peer, fault)| (peer, fault));
         let all: Vec<String> = tried
             .chain(shaky.map(|(peer, (_, fault))| (peer, fault)))

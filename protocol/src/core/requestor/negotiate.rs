@@ -452,7 +452,7 @@ pub(super) fn refused(result: Result<Response, RpcFailure>) -> Fault {
     }
 }
 
-fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> Fault {
+pub(super) fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> Fault {
     let now = ctx.now;
     if let Some((peer, (_, fault))) = work.shaky.iter().next() {
         return Fault { message: format!("provider {}: {}", peer.short(), fault.message), ..fault.clone() };

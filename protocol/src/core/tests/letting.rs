@@ -257,6 +257,30 @@ fn a_stranger_sees_and_does_nothing() {
 }
 
 #[test]
+fn the_same_offence_again_and_again_is_one_event() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    let ask = |node: &mut Node, request: Request| -> Vec<String> {
+        let events = node.ask_all(3, request).into_iter().filter_map(|effect| match effect {
+            Effect::Event(event) => Some(event.message),
+            _ => None,
+        });
+        events.collect()
+    };
+    let mut told = 0;
+    for _ in 0..50 {
+        told += ask(&mut node, Request::Status(id)).len();
+        let stop = Request::Power { lease_id: id, action: PowerAction::Stop { force: true } };
+        told += ask(&mut node, stop).len();
+        node.now = node.now + Millis(100);
+    }
+    assert_eq!(told, 2, "each kind once, though each was answered");
+    node.now = node.now + Millis::secs(10);
+    let later = ask(&mut node, Request::Status(id));
+    assert!(matches!(&later[..], [message] if message.contains("49 refusals")), "{later:?}");
+}
+
+#[test]
 fn a_clock_set_back_holds_nothing_longer() {
     let mut node = Node::provider(1);
     node.quote(2, 1).unwrap();

@@ -55,6 +55,16 @@ fn phase(node: &Node, n: u8) -> Option<Phase> {
     node.core.requestor().rental(CreateId([n; 16])).map(|rental| rental.phase)
 }
 
+#[test]
+fn a_short_patience_ends_with_who_was_missing() {
+    let mut node = Node::new(100);
+    ask_for(&mut node, 1, CreateRequest { timeout: Millis::secs(1), ..create(1, "web") });
+    node.wait(Millis::secs(1));
+    let rental = node.core.requestor().rental(CreateId([1; 16])).unwrap();
+    let fault = rental.fault.as_ref().expect("its time is over");
+    assert_eq!(fault.code, ErrorCode::Unavailable, "{fault}");
+}
+
 /// Up to the active lease, by hand.
 /// Answers with the lease, and with the question about it that is under way.
 fn rent(node: &mut Node) -> (LeaseId, u64) {
