@@ -94,8 +94,7 @@ pub struct Actor {
     latencies: HashMap<PeerId, u64>,
     started: Instant,
     expects_peers: bool,
-    /// Leases whose guest was seen off once: a second look decides, since the first after a start may be stale.
-    seen_off: BTreeSet<protocol::names::LeaseId>,
+    seen_off: provide::SeenOff,
     stopping: Option<Answer<()>>,
 }
 
@@ -130,7 +129,7 @@ impl Actor {
             latencies: HashMap::new(),
             started: Instant::now(),
             expects_peers: parts.expects_peers,
-            seen_off: BTreeSet::new(),
+            seen_off: provide::SeenOff::default(),
             stopping: None,
         };
         let mut reconcile = tokio::time::interval(RECONCILE_EVERY);

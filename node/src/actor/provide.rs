@@ -6,7 +6,31 @@ use protocol::core::{Event, EventKind, Input, Severity, VmReport};
 use protocol::message::{LeaseStage, VmPhase};
 use protocol::names::LeaseId;
 use protocol::units::Resources;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Leases whose guest was seen off once. One reading may be stale (the first after a start, or one taken while a worker
+/// was at it): two must agree.
+#[derive(Default)]
+pub(super) struct SeenOff(BTreeSet<LeaseId>);
+
+impl SeenOff {
+    /// A lease that the ledger has forgotten is never looked at again.
+    fn keep(&mut self, in_ledger: impl Fn(&LeaseId) -> bool) {
+        self.0.retain(in_ledger);
+    }
+    /// As the ledger has it.
+    fn agrees(&mut self, lease_id: LeaseId) {
+        self.0.remove(&lease_id);
+    }
+    /// Not as the ledger has it. True at the second time, and then it starts anew.
+    fn differs(&mut self, lease_id: LeaseId) -> bool {
+        let second = !self.0.insert(lease_id);
+        if second {
+            self.0.remove(&lease_id);
+        }
+        second
+    }
+}
 
 impl Actor {
     /// Asks the host what it has, without waiting here: a hypervisor may take its time.
@@ -44,6 +68,7 @@ impl Actor {
             instances.into_iter().map(|instance| (instance.id, instance.state)).collect();
         let rows: Vec<(LeaseId, LeaseStage, VmPhase)> =
             self.core.provider().ledger().leases().map(|row| (row.lease_id, row.stage, row.vm)).collect();
+        self.seen_off.keep(|lease_id| self.core.provider().ledger().lease(*lease_id).is_some());
         for (lease_id, stage, phase) in rows {
             let state = there.remove(&lease_id);
             if self.workers.as_ref().is_none_or(|workers| workers.is_busy(lease_id)) {
@@ -78,20 +103,32 @@ impl Actor {
         }
     }
 
-    /// A guest that went off, came up or vanished by itself. One reading may be stale (the first after a start, or one
-    /// taken while a worker was at it): two must agree.
+    /// A guest that went off, came up or vanished by itself.
     fn note_power(&mut self, lease_id: LeaseId, known: VmPhase, state: Option<PowerState>) {
         let report = match state.as_ref().map(worker::phase_of) {
-            Some(now) if now == known => {
-                self.seen_off.remove(&lease_id);
-                return;
-            }
+            Some(now) if now == known => return self.seen_off.agrees(lease_id),
             Some(now) => VmReport::Phase(now),
             None => VmReport::Phase(VmPhase::Gone),
         };
-        if !self.seen_off.insert(lease_id) {
-            self.seen_off.remove(&lease_id);
+        if self.seen_off.differs(lease_id) {
             self.input(Input::Vm { lease_id, report });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_looks_must_agree_and_what_the_ledger_forgot_is_forgotten() {
+        let (mut seen, [one, two]) = (SeenOff::default(), [1, 2].map(|n| LeaseId([n; 16])));
+        assert!(!seen.differs(one) && seen.differs(one), "the second look decides");
+        assert!(!seen.differs(one), "and then it starts anew");
+        seen.agrees(one);
+        assert!(!seen.differs(one) && !seen.differs(two));
+        seen.keep(|lease_id| *lease_id == two);
+        assert_eq!(seen.0, BTreeSet::from([two]));
+        assert!(seen.differs(two));
     }
 }
