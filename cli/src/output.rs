@@ -3,6 +3,7 @@ use crate::args::Format;
 use crate::context::Context;
 use crate::failure::Outcome;
 use protocol::Fault;
+use protocol::text::{is_plain, plain, plain_lines};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,7 +13,7 @@ impl Context {
     pub fn show<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Outcome {
         let printed = match self.format() {
             Format::Table => text(),
-            Format::Json => serde_json::to_string_pretty(value).map_err(|error| unprintable(&error))? + "\n",
+            Format::Json => escaped(&serde_json::to_string_pretty(value).map_err(|error| unprintable(&error))?) + "\n",
             Format::Yaml => serde_saphyr::to_string(value).map_err(|error| unprintable(&error))?,
         };
         print(&printed)?;
@@ -21,13 +22,30 @@ impl Context {
     /// Progress and notices, for people: on stderr, and not with `--quiet`.
     pub fn say(&self, line: impl AsRef<str>) {
         if !self.is_quiet() {
-            eprintln!("{}", line.as_ref());
+            eprintln!("{}", plain_lines(line.as_ref(), usize::MAX));
         }
     }
 }
 
 fn unprintable(error: &dyn std::fmt::Display) -> Fault {
     Fault::internal(format!("the result cannot be printed: {error}"))
+}
+
+/// JSON with every character that does more than show as an escape: serde_json leaves U+009B and the marks of direction
+/// as they are. They stand in strings only, so it is the same JSON.
+pub fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if c == '\n' || is_plain(c) {
+            text.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut units) {
+            let _ = write!(text, "\\u{unit:04x}");
+        }
+    }
+    text
 }
 
 /// To stdout. A reader that has seen enough (`| head`) is no failure, but there is no point in going on.
@@ -40,8 +58,10 @@ pub fn print(text: &str) -> Result<(), Fault> {
     }
 }
 
-/// Columns as wide as their widest cell, two spaces apart, none after the last.
+/// Columns as wide as their widest cell, two spaces apart, none after the last. A cell is one line, whoever wrote it.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let one_line = |cell: &String| plain(cell, usize::MAX);
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
     let width = |at: usize| {
         let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
         cells.chain([head[at].chars().count()]).max().unwrap_or(0)
@@ -70,7 +90,7 @@ pub fn fields(rows: &[(&str, Option<String>)]) -> String {
     let mut text = String::new();
     for (name, value) in present {
         let name = format!("{name}:");
-        let _ = writeln!(text, "{name:<width$} {value}");
+        let _ = writeln!(text, "{name:<width$} {}", plain_lines(value, usize::MAX));
     }
     text
 }
@@ -103,6 +123,16 @@ pub fn some_of<T: ToString>(items: &[T], most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_drives_no_terminal() {
+        let evil = "a\u{1b}[2J\u{9b}m\u{202e}b\nc";
+        assert_eq!(table(&["N"], &[vec![evil.into()]]), "N\na\u{fffd}[2J\u{fffd}m\u{fffd}b c\n");
+        assert!(!fields(&[("n", Some(evil.into()))]).contains(['\u{1b}', '\u{9b}', '\u{202e}']));
+        let json = serde_json::to_string_pretty(&[evil, "\u{e0041}"]).unwrap();
+        assert!(escaped(&json).chars().all(|c| c == '\n' || is_plain(c)));
+        assert_eq!(serde_json::from_str::<Vec<String>>(&escaped(&json)).unwrap(), [evil, "\u{e0041}"]);
+    }
 
     #[test]
     fn columns_align_and_lines_have_no_tail() {

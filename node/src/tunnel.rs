@@ -52,7 +52,7 @@ pub async fn open(mesh: &MeshHandle, provider: PeerId, lease_id: LeaseId, port: 
         write_header(&mut stream, &TunnelOpen { v: VERSION, lease_id, port }).await.map_err(broken)?;
         match read_header::<TunnelReply>(&mut stream).await.map_err(broken)? {
             TunnelReply::Open => Ok(stream),
-            TunnelReply::Refused(refusal) => Err(refusal.into()),
+            TunnelReply::Refused(refusal) => Err(Fault::from(refusal).from_peer()),
         }
     };
     let late = |_| Fault::new(ErrorCode::Timeout, "the provider did not open the tunnel in time");

@@ -4,6 +4,7 @@ use crate::codec::{self, DecodeError};
 use crate::error::{ErrorCode, Fault};
 use crate::identity::{Keypair, PeerId};
 use crate::names::{Digest, Network};
+use crate::text::plain;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Something that can be signed. Its body names the network and its own signer, so that neither can be swapped.
@@ -74,7 +75,7 @@ impl Signed {
     /// Bounds first, then the signature, then the content.
     pub fn open<T: Payload>(self, network: &Network) -> Result<Sealed<T>, EnvelopeError> {
         if self.domain != T::DOMAIN {
-            let got = self.domain.chars().take(64).collect();
+            let got = plain(&self.domain, 64);
             return Err(EnvelopeError::WrongDomain { expected: T::DOMAIN, got });
         }
         if self.body.len() > T::LIMIT {
@@ -100,7 +101,7 @@ impl Signed {
 
 impl std::fmt::Debug for Signed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Signed({} by {:?}, {} bytes)", self.domain, self.signer, self.body.len())
+        write!(f, "Signed({:?} by {:?}, {} bytes)", self.domain, self.signer, self.body.len())
     }
 }
 
@@ -201,6 +202,9 @@ mod tests {
         let relabelled = Signed { domain: Other::DOMAIN.into(), ..good.clone() };
         assert!(matches!(relabelled.open::<Other>(&net("main")), Err(EnvelopeError::BadSignature)));
         assert_eq!(good.clone().open::<Note>(&net("test")), Err(EnvelopeError::WrongNetwork));
+        let loud = Signed { domain: "\u{1b}[2J\u{9b}".into(), ..good.clone() };
+        assert!(!format!("{loud:?}").contains(['\u{1b}', '\u{9b}']));
+        assert!(open(loud).unwrap_err().to_string().chars().all(crate::text::is_plain));
         let big = Signed { body: vec![0; 257], ..good };
         assert!(matches!(open(big), Err(EnvelopeError::Undecodable(DecodeError::Oversized { .. }))));
     }

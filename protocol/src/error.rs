@@ -1,4 +1,5 @@
 //! One list of error codes for the wire, the API, the CLI and events.
+use crate::text::{plain, plain_lines};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -67,15 +68,12 @@ const MAX_PEER_MESSAGE: usize = 512;
 const MAX_PEER_DETAILS: usize = 2048;
 
 impl Fault {
-    /// A fault in a peer's words: bounded, and without the control characters that could drive a terminal.
+    /// A fault in a peer's words: bounded, and without what could drive a terminal or forge a line.
     pub fn from_peer(self) -> Self {
-        let plain = |text: String, most: usize| -> String {
-            text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).take(most).collect()
-        };
         Fault {
-            message: plain(self.message, MAX_PEER_MESSAGE),
-            details: self.details.map(|text| plain(text, MAX_PEER_DETAILS)),
-            hint: self.hint.map(|text| plain(text, MAX_PEER_MESSAGE)),
+            message: plain(&self.message, MAX_PEER_MESSAGE),
+            details: self.details.map(|text| plain_lines(&text, MAX_PEER_DETAILS)),
+            hint: self.hint.map(|text| plain(&text, MAX_PEER_MESSAGE)),
             ..self
         }
     }
@@ -109,6 +107,9 @@ mod tests {
         assert_eq!(fault.message.chars().count(), MAX_PEER_MESSAGE);
         assert_eq!(fault.details.as_ref().unwrap().chars().count(), MAX_PEER_DETAILS);
         assert!(!fault.message.contains('\u{1b}') && !fault.details.unwrap().contains('\u{7}'));
+        let forged = Fault::invalid("a\nb \u{202e}c").details("a\nb").hint("\u{9b}2J").from_peer();
+        assert_eq!(forged.message, "a b \u{fffd}c");
+        assert_eq!((forged.details.as_deref(), forged.hint.as_deref()), (Some("a\nb"), Some("\u{fffd}2J")));
     }
 
     #[test]

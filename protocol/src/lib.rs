@@ -17,6 +17,7 @@ pub mod ranking;
 pub mod refusal;
 pub mod seed;
 pub mod spec;
+pub mod text;
 pub mod tunnel;
 pub mod units;
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 /// An address to dial, with the peer that is said to be there.
 pub fn parse(addr: &str) -> Result<(Multiaddr, Option<PeerId>), MeshError> {
-    let bad = |why: &str| MeshError::BadAddress { addr: addr.chars().take(100).collect(), why: why.to_owned() };
+    let bad = |why: &str| MeshError::BadAddress { addr: protocol::text::plain(addr, 100), why: why.to_owned() };
     if addr.len() > limits::MAX_ADDR_BYTES {
         return Err(bad("too long"));
     }
@@ -59,8 +59,20 @@ pub fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// A name as resolvers take it; one in another alphabet is written in its `xn--` form.
+fn is_host(name: &str) -> bool {
+    (1..=253).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
 fn is_dialable(addr: &Multiaddr) -> bool {
+    let named = |part: &Protocol<'_>| match part {
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) | Protocol::Dnsaddr(name) => is_host(name),
+        _ => true,
+    };
     let parts: Vec<Protocol<'_>> = addr.iter().collect();
+    if !parts.iter().all(named) {
+        return false;
+    }
     let rest = match parts.as_slice() {
         [Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_), rest @ ..] => {
             rest
@@ -117,6 +129,9 @@ pub struct Book {
 
 impl Book {
     pub fn add(&mut self, peer: PeerId, addr: Multiaddr) {
+        if !is_dialable(&addr) {
+            return;
+        }
         let Ok(addr) = addr.with_p2p(peer) else { return };
         if addr.len() > limits::MAX_ADDR_BYTES {
             return;
@@ -136,7 +151,7 @@ impl Book {
         addrs.truncate(limits::MAX_ADDRS_PER_PEER);
     }
     pub fn learn(&mut self, found: &PeerInfo) {
-        found.addrs.iter().filter(|addr| is_dialable(addr)).for_each(|addr| self.add(found.peer_id, addr.clone()));
+        found.addrs.iter().for_each(|addr| self.add(found.peer_id, addr.clone()));
     }
     pub fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
         self.peers.get(peer).cloned().unwrap_or_default()
@@ -175,6 +190,26 @@ mod tests {
         }
         assert!(parse_listen(&format!("/ip4/127.0.0.1/tcp/0/p2p/{id}")).is_err());
         assert!(parse_listen("/dns4/example.org/tcp/0").is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_no_hosts_is_not_dialled_kept_or_shown() {
+        let mut book = Book::default();
+        let peer = PeerId::random();
+        for name in ["a\u{1b}[2J", "a\u{9b}2J", "a\u{202e}b", "a b", "ä.example", ""] {
+            for kind in ["dns", "dns4", "dns6", "dnsaddr"] {
+                let text = format!("/{kind}/{name}{}", if kind == "dnsaddr" { "" } else { "/tcp/1" });
+                let error = parse(&text).map(drop).unwrap_err().to_string();
+                assert!(error.chars().all(protocol::text::is_plain), "{error:?}");
+                if let Ok(addr) = text.parse::<Multiaddr>() {
+                    assert!(reachable([addr.clone()], &"/ip4/127.0.0.1/tcp/9".parse().unwrap()).is_empty(), "{text:?}");
+                    book.add(peer, addr);
+                }
+            }
+        }
+        assert!(book.of(&peer).is_empty());
+        book.add(peer, "/dns4/xn--4ca.example_1.org/tcp/1".parse().unwrap());
+        assert_eq!(book.of(&peer).len(), 1);
     }
 
     #[test]

@@ -183,7 +183,8 @@ impl Actor {
     fn on_identified(&mut self, peer: PeerId, connection: ConnectionId, info: identify::Info) {
         let now = Instant::now();
         if !info.protocols.contains(&self.names.control) {
-            tracing::debug!(%peer, version = info.protocol_version, "not of this network");
+            let version = protocol::text::plain(&info.protocol_version, limits::MAX_AGENT);
+            tracing::debug!(%peer, version, "not of this network");
             self.refuse(peer, Refused::OtherNetwork);
             self.hood.avoid(now, peer);
             self.book.forget(&peer);
@@ -195,7 +196,7 @@ impl Actor {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let Some((_, by)) = known.connections.iter().find(|(id, _)| *id == connection) else { return };
         let listen = super::book::reachable(info.listen_addrs, by);
-        let agent: String = info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect();
+        let agent: String = protocol::text::plain(&info.agent_version, limits::MAX_AGENT);
         known.agent = Some(agent);
         let serves = info.protocols.contains(&self.names.kad);
         let first = !std::mem::replace(&mut known.identified, true);

@@ -43,6 +43,8 @@ pub const MAX_ANNOUNCED: usize = 1024;
 pub const SETTLE: Duration = Duration::from_millis(250);
 /// The longest address we keep: a DNS name (253) and what stands around it.
 pub const MAX_ADDR_BYTES: usize = 400;
+/// Characters of what a peer says that it runs.
+pub const MAX_AGENT: usize = 64;
 /// Bans at once; the oldest is forgotten first.
 pub const MAX_BANNED: usize = 4096;
 

@@ -412,7 +412,7 @@ impl NodeCore {
                 return ctx.reply(token, Response::Refused(Refusal::UnknownVersion { supported: VERSION }));
             }
             Err(FrameError::Undecodable(error)) => {
-                let refusal = Refusal::Malformed(error.to_string().chars().take(120).collect());
+                let refusal = Refusal::Malformed(error.to_string());
                 ctx.offence(from, "a message", &refusal);
                 return ctx.reply(token, Response::Refused(refusal));
             }

@@ -447,7 +447,8 @@ pub(super) fn refused(result: Result<Response, RpcFailure>) -> Fault {
         Ok(_) => Fault::new(ErrorCode::InvalidRequest, "the provider answered something else than was asked"),
         Err(RpcFailure::Timeout) => Fault::new(ErrorCode::Timeout, "the provider did not answer"),
         Err(RpcFailure::Unreachable(why)) => {
-            Fault::new(ErrorCode::Unreachable, format!("the provider cannot be reached: {why}"))
+            // The mesh may quote what it met on the way.
+            Fault::new(ErrorCode::Unreachable, format!("the provider cannot be reached: {why}")).from_peer()
         }
     }
 }
