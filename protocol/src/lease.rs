@@ -108,6 +108,13 @@ pub struct Active {
 }
 payload!(Active, "golemnode/active/1", provider);
 
+impl Active {
+    /// Whether it gives the time that was agreed, no less and no more.
+    pub fn is_for(&self, duration: Millis) -> bool {
+        self.started_at.0.checked_add(duration.0) == Some(self.ends_at.0)
+    }
+}
+
 impl LeaseId {
     /// The id that a create has at a provider. Both sides can name it before any grant has arrived, so a release
     /// works even when the grant was lost; nobody else can know it, since the create id is random.
@@ -242,6 +249,9 @@ impl LeaseDocument {
                 let same = (active.provider, active.requestor) == parties && active.lease_id == grant.lease_id;
                 if !same || active.grant_hash != grant.digest() {
                     return Err(broken("the start is of another grant"));
+                }
+                if !active.is_for(quote.spec.duration) {
+                    return Err(broken("it ends at another time than was agreed"));
                 }
                 Some(active)
             }

@@ -121,6 +121,18 @@ fn a_lease_says_whether_it_is_active() {
 }
 
 #[test]
+fn a_start_for_another_time_than_was_quoted_is_no_part_of_the_lease() {
+    let parts = parts(1, 2, 1);
+    let late = Millis::secs(3601);
+    for (started_at, ends_at) in [(NOW, NOW + Millis::secs(60)), (NOW, NOW + late), (NOW + late, NOW)] {
+        let active = Active { started_at, ends_at, ..(*parts.active).clone() };
+        let signed = Sealed::seal(active, &key(1));
+        let fault = refused(&LeaseDocument { active: Some(signed.signed().into()), ..document(&parts) });
+        assert!(fault.code == ErrorCode::BadToken && fault.message.contains("another time"), "{fault}");
+    }
+}
+
+#[test]
 fn every_part_of_another_lease_is_refused() {
     for (what, other) in [
         ("of another create", parts(1, 2, 9)),

@@ -9,6 +9,7 @@
 //! ```
 //! An intent is on disk before the accept is sent, the grant before the confirm, the wish to release before anything
 //! else is tried. After a restart each row says what may have happened and is asked about.
+mod checks;
 mod negotiate;
 mod release;
 mod tenancy;
@@ -410,7 +411,7 @@ impl Requestor {
             && let Some(work) = work.filter(|work| work.shaky.is_empty())
         {
             // Nobody was ever there to be waited for.
-            return negotiate::nobody(ctx, board, rental, work);
+            return checks::nobody(ctx, board, rental, work);
         }
         let fault = Fault::new(ErrorCode::Timeout, format!("'{}' was not running in time", rental.name))
             .hint("give it longer with --timeout");

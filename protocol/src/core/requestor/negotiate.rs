@@ -1,16 +1,15 @@
 //! From a wish to an active lease.
-use super::{CreateRequest, Deal, MAX_RELEASES, MAX_RENTALS, MAX_TRIES, Phase, Rental, Requestor, Work, put, within};
+use super::checks::{check_active, check_grant, check_quote, nobody, refused};
+use super::{CreateRequest, Deal, MAX_RELEASES, MAX_RENTALS, MAX_TRIES, Phase, Rental, Requestor, Work, put};
 use crate::board::{Board, Entry};
 use crate::core::{Ctx, Effect, RpcFailure};
-use crate::envelope::{Sealed, Signed};
+use crate::envelope::Sealed;
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
-use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, FIRST_CONFIRM, Grant, Quote};
+use crate::lease::{ACCEPT_LIFE, Accept, Confirm, FIRST_CONFIRM};
 use crate::message::{ConfirmReq, QuoteReq, Request, Response};
-use crate::names::{CreateId, Digest, IsolationWanted, LeaseId};
+use crate::names::{CreateId, Digest, LeaseId};
 use crate::ranking;
-use crate::refusal::Refusal;
-use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
 
@@ -439,92 +438,4 @@ pub(super) fn mark(mark: &mut Timestamp, now: Timestamp) {
     if *mark == Timestamp(0) {
         *mark = now;
     }
-}
-
-pub(super) fn refused(result: Result<Response, RpcFailure>) -> Fault {
-    match result {
-        Ok(Response::Refused(refusal)) => Fault::from(refusal).from_peer(),
-        Ok(_) => Fault::new(ErrorCode::InvalidRequest, "the provider answered something else than was asked"),
-        Err(RpcFailure::Timeout) => Fault::new(ErrorCode::Timeout, "the provider did not answer"),
-        Err(RpcFailure::Unreachable(why)) => {
-            // The mesh may quote what it met on the way.
-            Fault::new(ErrorCode::Unreachable, format!("the provider cannot be reached: {why}")).from_peer()
-        }
-    }
-}
-
-pub(super) fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> Fault {
-    let now = ctx.now;
-    if let Some((peer, (_, fault))) = work.shaky.iter().next() {
-        return Fault { message: format!("provider {}: {}", peer.short(), fault.message), ..fault.clone() };
-    }
-    if let Some((_, last)) = rental.tried.last() {
-        let all: Vec<String> =
-            rental.tried.iter().map(|(peer, fault)| format!("{}: {}", peer.short(), fault.message)).collect();
-        let mut fault = last.clone();
-        fault.message = format!("no provider gave '{}': {}", rental.name, last.message);
-        return fault.details(all.join("; "));
-    }
-    let any = Query { isolation: IsolationWanted::Any, ..Query::default() };
-    let all = board.query(now, &any).filter(|entry| entry.advert.provider != ctx.me()).count();
-    if rental.provider == Some(ctx.me()) {
-        return Fault::new(ErrorCode::Unavailable, "a node does not rent from itself")
-            .hint("rent from another home on this machine: 'golemnode --home DIR vm create …'");
-    }
-    if let Some(wanted) = rental.provider.filter(|wanted| board.get(now, *wanted).is_none()) {
-        return Fault::new(ErrorCode::Unavailable, format!("provider {} is not on the board", wanted.short()))
-            .hint("'golemnode provider list' shows who is");
-    }
-    let fault = Fault::new(
-        ErrorCode::Unavailable,
-        format!("no provider offers {} with image '{}'", rental.spec.resources, rental.spec.image),
-    );
-    if all == 0 {
-        fault.hint(
-            "the board is empty: join a mesh with --bootstrap, or start a provider with 'golemnode node run --provide'",
-        )
-    } else {
-        fault.hint(format!("{all} offer something else: see 'golemnode provider list --isolation any'"))
-    }
-}
-
-fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Signed) -> Result<Sealed<Quote>, Fault> {
-    let quote: Sealed<Quote> = signed.open(ctx.network).map_err(Refusal::from)?;
-    let wrong = |what: &str| Err(Fault::new(ErrorCode::BadToken, format!("the quote is {what}")));
-    if quote.provider != peer || quote.requestor != ctx.me() {
-        return wrong("between others");
-    }
-    if quote.spec != rental.spec {
-        return wrong("for something else than was asked");
-    }
-    if !rental.spec.isolation.takes(quote.isolation) {
-        return wrong("for a guest less isolated than was asked");
-    }
-    if !within(quote.price.per_hour, rental.query.max_price) {
-        let price = quote.price.clone();
-        return Err(Fault::new(ErrorCode::Exhausted, format!("it now asks {price}, above the limit")));
-    }
-    Ok(quote)
-}
-
-fn check_grant(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result<Sealed<Grant>, Fault> {
-    let grant: Sealed<Grant> = signed.open(ctx.network).map_err(Refusal::from)?;
-    let fits = rental.deal.as_ref().is_some_and(|deal| {
-        grant.provider == deal.provider
-            && grant.requestor == ctx.me()
-            && grant.lease_id == deal.lease_id
-            && grant.accept_hash == deal.accept.digest()
-    });
-    if fits { Ok(grant) } else { Err(Fault::new(ErrorCode::BadToken, "the grant is of another accept")) }
-}
-
-fn check_active(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result<Sealed<Active>, Fault> {
-    let active: Sealed<Active> = signed.open(ctx.network).map_err(Refusal::from)?;
-    let fits = rental.deal.as_ref().is_some_and(|deal| {
-        active.provider == deal.provider
-            && active.requestor == ctx.me()
-            && active.lease_id == deal.lease_id
-            && deal.grant.as_ref().is_some_and(|grant| active.grant_hash == grant.digest())
-    });
-    if fits { Ok(active) } else { Err(Fault::new(ErrorCode::BadToken, "the start is of another grant")) }
 }

@@ -156,7 +156,7 @@ impl Requestor {
             Ok(Response::Refused(Refusal::NoSuchLease(_) | Refusal::Released(_) | Refusal::NotYours(_))) => {
                 return self.released(ctx, lease_id);
             }
-            other => release.unreachable = Some(super::negotiate::refused(other)),
+            other => release.unreachable = Some(super::checks::refused(other)),
         }
         let delay = release.backoff.map_or(RETRY, |last| Millis((last.0 * 2).min(MAX_RETRY.0)));
         release.backoff = Some(delay);

@@ -1,5 +1,6 @@
 //! A lease that is active: knowing how its VM fares, and switching it.
-use super::negotiate::{mark, refused};
+use super::checks::refused;
+use super::negotiate::mark;
 use super::{MAX_POWERS, Phase, Power, Requestor, UNANSWERED, no_such_vm, put};
 use crate::board::Board;
 use crate::core::{Ctx, Effect, RpcFailure};

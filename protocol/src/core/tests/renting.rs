@@ -68,6 +68,18 @@ fn a_short_patience_ends_with_who_was_missing() {
 /// Up to the active lease, by hand.
 /// Answers with the lease, and with the question about it that is under way.
 fn rent(node: &mut Node) -> (LeaseId, u64) {
+    let times = (node.now, node.now + spec().duration);
+    let (lease_id, effects) = start(node, times, |lease_id| status(lease_id, 2, VmPhase::Running));
+    assert_eq!(phase(node, 1), Some(Phase::Leased));
+    let [(rpc, _, Request::Status(_))] = &sent(&effects)[..] else { panic!("a question") };
+    (lease_id, *rpc)
+}
+/// The same, with what the provider says about when it started, when it will end, and how its VM fares.
+fn start(
+    node: &mut Node,
+    (started_at, ends_at): (Timestamp, Timestamp),
+    said: impl Fn(LeaseId) -> LeaseStatus,
+) -> (LeaseId, Vec<Effect>) {
     let asked = sent(&ask_for(node, 1, create(1, "web")));
     let effects = answer(node, asked[0].0, Response::Quote(quote_of(1, 1, node.now).signed().clone()));
     let [(rpc, _, Request::Accept(accept))] = &sent(&effects)[..] else { panic!("an accept") };
@@ -86,19 +98,53 @@ fn rent(node: &mut Node) -> (LeaseId, u64) {
     let persisted = effects.iter().position(|effect| matches!(effect, Effect::Persist(_)));
     assert!(persisted < effects.iter().position(|effect| matches!(effect, Effect::Send { .. })));
     let [(rpc, _, Request::Confirm(_))] = &sent(&effects)[..] else { panic!("a confirm") };
-    let ends_at = node.now + spec().duration;
     let grant_hash = grant.digest();
-    let active = Active { network, provider, requestor, lease_id, grant_hash, started_at: node.now, ends_at };
+    let active = Active { network, provider, requestor, lease_id, grant_hash, started_at, ends_at };
     let active = Sealed::seal(active, &key(1)).signed().clone();
-    let running = status(lease_id, 2, VmPhase::Running);
-    let effects = answer(node, *rpc, Response::Active { active, status: running });
-    assert_eq!(phase(node, 1), Some(Phase::Leased));
-    let [(rpc, _, Request::Status(_))] = &sent(&effects)[..] else { panic!("a question") };
-    (lease_id, *rpc)
+    let effects = answer(node, *rpc, Response::Active { active, status: said(lease_id) });
+    (lease_id, effects)
 }
 fn status(lease_id: LeaseId, revision: u64, vm: VmPhase) -> LeaseStatus {
     let guest_user = "root".parse().unwrap();
     LeaseStatus { lease_id, stage: LeaseStage::Active, revision, vm, fault: None, guest_user, active: None }
+}
+
+#[test]
+fn a_start_for_another_time_than_was_agreed_is_turned_down_and_released() {
+    let running = |lease_id| status(lease_id, 2, VmPhase::Running);
+    let (now, hour, second) = (START, spec().duration, Millis::secs(1));
+    let (skew, late) = (advert::MAX_SKEW, Millis(advert::MAX_SKEW.0 + 1));
+    for (started, ends) in [
+        (now, (now + hour).set_back(second)),
+        (now, now + hour + second),
+        (now, Timestamp(1)),
+        (now, now),
+        (now.set_back(late), now.set_back(late) + hour),
+        (now + late, now + late + hour),
+        (Timestamp(u64::MAX), Timestamp(u64::MAX)),
+    ] {
+        let mut node = requestor(&[1]);
+        let (lease_id, effects) = start(&mut node, (started, ends), running);
+        assert_eq!(phase(&node, 1), Some(Phase::Failed), "{started:?} {ends:?}");
+        assert!(sent(&effects).iter().any(|(_, _, request)| *request == Request::Release(lease_id)));
+        let fault = node.core.requestor().rentals().next().unwrap().fault.clone().unwrap();
+        assert!(fault.code == ErrorCode::BadToken && fault.message.contains("the start is"), "{fault}");
+    }
+    for started in [now, now.set_back(skew), now + skew] {
+        let mut node = requestor(&[1]);
+        start(&mut node, (started, started + hour), running);
+        assert_eq!(phase(&node, 1), Some(Phase::Leased), "clocks differ that much");
+    }
+}
+
+#[test]
+fn what_the_last_provider_added_is_not_lost() {
+    let mut node = requestor(&[1]);
+    let fault = Fault::new(ErrorCode::CreateFailed, "it stopped").details("Kernel panic");
+    let failed = |lease_id| LeaseStatus { fault: Some(fault.clone()), ..status(lease_id, 9, VmPhase::Failed) };
+    start(&mut node, (START, START + spec().duration), failed);
+    let fault = node.core.requestor().rentals().next().unwrap().fault.clone().unwrap();
+    assert!(fault.details.as_ref().unwrap().ends_with("it stopped\nKernel panic"), "{fault:?}");
 }
 
 #[test]
