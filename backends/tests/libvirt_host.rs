@@ -26,8 +26,8 @@ pub struct LibvirtHost {
 }
 
 /// Short, for the embedded driver's sockets.
-fn home() -> tempfile::TempDir {
-    let dir = tempfile::Builder::new().prefix("gn-").rand_bytes(5).tempdir_in("/tmp").unwrap();
+fn home(prefix: &str) -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().prefix(prefix).rand_bytes(5).tempdir_in("/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }
@@ -50,8 +50,13 @@ fn bundle(name: &str) -> Option<PathBuf> {
 impl LibvirtHost {
     /// With a guest that boots, where its image is at hand.
     pub fn real(image: &str) -> Option<Self> {
+        Self::real_in("gn-", image)
+    }
+
+    /// In a home whose name begins like this.
+    pub fn real_in(prefix: &str, image: &str) -> Option<Self> {
         let bundle = bundle(image)?;
-        let dir = home();
+        let dir = home(prefix);
         let images = ImageStore::new(dir.path().join("images"));
         let image = images.import(&ImportSource::Bundle { dir: bundle, name: None }, &mut |_, _| {}).unwrap();
         let tenant = keygen(&dir.path().join("tenant"));
@@ -73,7 +78,7 @@ impl LibvirtHost {
                 return None;
             }
         }
-        let dir = home();
+        let dir = home("gn-");
         let disk = dir.path().join("hollow");
         let mut sectors = vec![0u8; 1 << 20];
         sectors[510..512].copy_from_slice(&[0x55, 0xaa]);

@@ -99,3 +99,19 @@ async fn libvirts_test_driver_does_what_every_backend_does() {
     let Some(host) = crate::libvirt_host::LibvirtHost::hollow("test:///default") else { return };
     conformance::check(&host).await;
 }
+
+#[cfg(feature = "libvirt")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_homes_on_one_libvirt_see_their_own_vms_only() {
+    let uri = "test:///default";
+    let Some(one) = crate::libvirt_host::LibvirtHost::hollow(uri) else { return };
+    let Some(two) = crate::libvirt_host::LibvirtHost::hollow(uri) else { return };
+    let (mine, theirs) = (one.open().await, two.open().await);
+    mine.create(&one.order(id(1)), &()).await.unwrap();
+    theirs.create(&two.order(id(2)), &()).await.unwrap();
+    for (backend, number) in [(&mine, 1), (&theirs, 2)] {
+        let listed: Vec<LeaseId> = backend.list().await.unwrap().iter().map(|instance| instance.id).collect();
+        assert_eq!(listed, [id(number)]);
+        backend.destroy(id(number)).await.unwrap();
+    }
+}
