@@ -5,8 +5,11 @@
 #        plain-vm.sh --destroy DIR
 set -euo pipefail
 if [ "$1" = --destroy ]; then
-    virsh -q -c "qemu:///embed?root=$2/libvirt" destroy plain
-    rm -rf "$2/vm"
+    # Nobody is attached to the embedded driver now, and one that attaches takes a while to know its guest.
+    pid=$(cat "$2/libvirt/run/qemu/plain.pid")
+    kill -9 "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+    rm -rf "$2/vm" "$2/libvirt/run"
     exit
 fi
 bundle=$1 dir=$2
@@ -53,7 +56,10 @@ cat >"$dir/vm/domain.xml" <<XML
   </qemu:commandline>
 </domain>
 XML
-virsh -q -c "qemu:///embed?root=$dir/libvirt" create "$dir/vm/domain.xml"
+virsh -q -c "qemu:///embed?root=$dir/libvirt" create "$dir/vm/domain.xml" 2>"$dir/vm/virsh.log" || {
+    cat "$dir/vm/virsh.log" >&2
+    exit 1
+}
 echo "[127.0.0.1]:$port $(cut -d ' ' -f 1,2 "$dir/vm/host.pub")" >"$dir/vm/known_hosts"
 until ssh -F none -i "$dir/vm/key" -p "$port" -o BatchMode=yes -o ConnectTimeout=1 -o LogLevel=QUIET \
     -o StrictHostKeyChecking=yes -o UserKnownHostsFile="$dir/vm/known_hosts" root@127.0.0.1 true </dev/null; do

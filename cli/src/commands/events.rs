@@ -2,7 +2,7 @@
 use crate::args::Format;
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{dash, print, table};
+use crate::output::{dash, escaped, print, table};
 use clap::Args;
 use node::api::types::EventView;
 use protocol::Fault;
@@ -30,7 +30,7 @@ pub fn run(context: &Context, args: &EventsArgs) -> Outcome {
         lines.push_str(&line);
         lines.push('\n');
     }
-    print(&lines)?;
+    print(&escaped(&lines))?;
     Ok(0)
 }
 

@@ -88,19 +88,37 @@ impl Drop for Sshd {
     }
 }
 
+/// What all CPUs of this machine have worked so far, in seconds (proc_stat(5): everything but idle and waiting).
+fn worked() -> Result<f64> {
+    /// USER_HZ, which is 100 on every architecture that Linux still has.
+    const TICKS: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/stat")?;
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<f64> = fields.map(|field| field.parse().unwrap_or_default()).collect();
+    Ok(ticks.iter().take(8).sum::<f64>() / TICKS - (ticks[3] + ticks[4]) / TICKS)
+}
+
 fn compare(title: &str, pairs: usize, mib: usize, scp: &dyn Fn(bool) -> Command) -> Result<crate::stats::Ratio> {
-    let mut took = Vec::new();
+    let (mut took, mut work) = (Vec::new(), Vec::new());
     // Once each to warm up.
     timed(&mut scp(true))?;
     timed(&mut scp(false))?;
     for pair in 0..pairs {
+        let start = worked()?;
         let first = timed(&mut scp(pair % 2 == 0))?.as_secs_f64();
+        let middle = worked()?;
         let second = timed(&mut scp(pair % 2 != 0))?.as_secs_f64();
-        took.push(if pair % 2 == 0 { (second, first) } else { (first, second) });
+        let work_of = (middle - start, worked()? - middle);
+        let direct_first = |(a, b)| if pair % 2 == 0 { (b, a) } else { (a, b) };
+        took.push(direct_first((first, second)));
+        work.push(direct_first(work_of));
     }
     let rate = |pick: fn(&(f64, f64)) -> f64| mib as f64 / median(&took.iter().map(pick).collect::<Vec<_>>());
+    let cost = |pick: fn(&(f64, f64)) -> f64| median(&work.iter().map(pick).collect::<Vec<_>>()) * 1e3 / mib as f64;
     println!("\n## scp of {mib} MiB to {title}, {pairs} pairs");
     println!("  through us {:>6.1} MiB/s, direct {:>6.1} MiB/s (medians)", rate(|pair| pair.1), rate(|pair| pair.0));
+    let (ours, direct) = (cost(|pair| pair.1), cost(|pair| pair.0));
+    println!("  CPU time a MiB: through us {ours:.1} ms, direct {direct:.1} ms, of all processes on all CPUs");
     Ok(ratio(&took))
 }
 
