@@ -26,3 +26,31 @@ fn ctrl_c_at_any_stage_leaves_nothing() {
         nothing_left(&p);
     }
 }
+
+/// The provider hears nothing after the confirm: the list says so until the release gets through.
+#[test]
+fn a_release_that_cannot_get_through_is_shown_until_it_does() {
+    let Some(bundle) = guest("tiny") else { return };
+    let (p, r) = (Home::new(), Home::new());
+    let node = provider(&p, &bundle);
+    let _tenant = r.node(&["--network", "test", "--bootstrap", &node.addr()]);
+    let status = || r.json(&["vm", "list"])[0]["status"].as_str().map(str::to_owned);
+    let signal = |name: &str, pid: u32| {
+        let sent = std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap();
+        assert!(sent.success(), "kill {name} {pid}");
+    };
+    let mut args = vec!["vm", "create", "web"];
+    args.extend(TINY);
+    let mut child = r.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("the lease is active", PATIENCE, || {
+        status().filter(|status| matches!(status.as_str(), "provisioning" | "booting"))
+    });
+    signal("-STOP", node.pid());
+    signal("-INT", child.id());
+    child.wait().unwrap();
+    eventually("its list says so", PATIENCE, || status().filter(|status| status == "destroying"));
+    signal("-CONT", node.pid());
+    eventually("its list is empty", PATIENCE, || (r.json(&["vm", "list"]) == serde_json::json!([])).then_some(()));
+    eventually("nothing is let", PATIENCE, || (node.status()["provider"]["leases"] == 0).then_some(()));
+    nothing_left(&p);
+}
