@@ -3,7 +3,7 @@ use crate::codec::MAX_ADVERT;
 use crate::envelope::Payload;
 use crate::identity::PeerId;
 use crate::money::Price;
-use crate::names::{Arch, BackendKind, Country, Egress, ImageName, Isolation, Network, NodeName};
+use crate::names::{Arch, BackendKind, Country, Egress, ImageName, Isolation, Network, NodeName, PeerAddr};
 use crate::spec::Query;
 use crate::units::{Millis, Resources, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ pub const MAX_SKEW: Millis = Millis::secs(60);
 /// How long a withdrawn provider's sequence number is kept: a life and the skew, so that no earlier advert returns.
 pub const TOMBSTONE_TTL: Millis = Millis::secs(360);
 pub const MAX_IMAGES: usize = 32;
+/// Addresses in one advert: both transports of a public node, or two relays of a private one.
+pub const MAX_ADDRS: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advert {
@@ -23,6 +25,9 @@ pub struct Advert {
     /// Grows with every advert and withdrawal of this provider: `max(unix_ms, last + 1)`.
     pub seq: u64,
     pub issued: Timestamp,
+    /// Where the provider can be reached: behind a NAT it is in no routing table, so nobody else could tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addrs: Vec<PeerAddr>,
     pub terms: Terms,
 }
 

@@ -7,7 +7,7 @@
 //!                                  │ withdrawal, newer seq                      ▲
 //!                                  └────────────▶ tombstone ────────────────────┘ 360 s
 //! ```
-use crate::advert::{ADVERT_TTL, Advert, MAX_IMAGES, MAX_SKEW, TOMBSTONE_TTL, Withdrawal};
+use crate::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_IMAGES, MAX_SKEW, TOMBSTONE_TTL, Withdrawal};
 use crate::codec::{DecodeError, MAX_ADVERT};
 use crate::envelope::{EnvelopeError, Sealed, Signed};
 use crate::error::ErrorCode;
@@ -39,6 +39,8 @@ pub enum BoardRefusal {
     Stale { got: u64, known: u64 },
     #[error("it names more than {MAX_IMAGES} images")]
     TooManyImages,
+    #[error("it names more than {MAX_ADDRS} addresses")]
+    TooManyAddrs,
     #[error("the board is full")]
     Full,
 }
@@ -48,7 +50,7 @@ impl BoardRefusal {
         match self {
             BoardRefusal::Envelope(error) => error.code(),
             BoardRefusal::Expired | BoardRefusal::Future | BoardRefusal::Stale { .. } => ErrorCode::Expired,
-            BoardRefusal::TooManyImages => ErrorCode::InvalidRequest,
+            BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs => ErrorCode::InvalidRequest,
             BoardRefusal::Full => ErrorCode::TooManyRequests,
         }
     }
@@ -66,6 +68,7 @@ impl BoardRefusal {
             BoardRefusal::Future => "future",
             BoardRefusal::Stale { .. } => "stale",
             BoardRefusal::TooManyImages => "too_many_images",
+            BoardRefusal::TooManyAddrs => "too_many_addrs",
             BoardRefusal::Full => "full",
         }
     }
@@ -147,6 +150,9 @@ impl Board {
         self.check_times(now, provider, advert.seq, advert.issued)?;
         if advert.terms.images.len() > MAX_IMAGES {
             return Err(BoardRefusal::TooManyImages);
+        }
+        if advert.addrs.len() > MAX_ADDRS {
+            return Err(BoardRefusal::TooManyAddrs);
         }
         if self.entries.len() >= MAX_ADVERTS {
             self.expire(now);

@@ -35,7 +35,7 @@ fn terms() -> Terms {
     }
 }
 fn content(by: u32, seq: u64, issued: Timestamp) -> Advert {
-    Advert { network: network(), provider: key(by).peer_id(), seq, issued, terms: terms() }
+    Advert { network: network(), provider: key(by).peer_id(), seq, issued, addrs: vec![], terms: terms() }
 }
 fn advert(by: u32, seq: u64, issued: Timestamp) -> Signed {
     Sealed::seal(content(by, seq, issued), &key(by)).signed().clone()
@@ -118,6 +118,9 @@ fn an_oversized_advert_is_refused_before_it_is_verified() {
     let mut crowded = content(1, 1, NOW);
     crowded.terms.images = vec![image; MAX_IMAGES + 1];
     assert_eq!(refused(NOW, Sealed::seal(crowded, &key(1)).signed().clone()).label(), "too_many_images");
+    let addrs = vec!["/ip4/192.0.2.1/tcp/1".parse().unwrap(); MAX_ADDRS + 1];
+    let scattered = Sealed::seal(Advert { addrs, ..content(1, 1, NOW) }, &key(1));
+    assert_eq!(refused(NOW, scattered.signed().clone()).label(), "too_many_addrs");
 }
 
 #[test]

@@ -91,6 +91,11 @@ checked_text!(
     |t| (1..=63).contains(&t.len()) && t.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
 );
 checked_text!(
+    /// Where a node can be reached: a multiaddr, which only the mesh reads. Bounded, since it travels in every advert.
+    PeerAddr, "an address of a node", "an address looks like /ip4/192.0.2.1/tcp/4001",
+    |t| (2..=200).contains(&t.len()) && t.starts_with('/') && t.chars().all(|c| c.is_ascii_graphic())
+);
+checked_text!(
     /// The kind of a backend: `libvirt`, `memory`, `docker`, …
     BackendKind, "a backend", "use up to 16 lower-case letters",
     |t| (1..=16).contains(&t.len()) && t.chars().all(lower_alnum)

@@ -150,7 +150,7 @@ impl From<BoardRefusal> for Refusal {
                 Refusal::Expired(format!("the advert ({refusal})"))
             }
             BoardRefusal::Full => Refusal::TooManyRequests { retry_after_s: 60 },
-            BoardRefusal::TooManyImages => Refusal::Malformed(refusal.to_string()),
+            BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs => Refusal::Malformed(refusal.to_string()),
             BoardRefusal::Envelope(error) => error.into(),
         }
     }

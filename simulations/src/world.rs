@@ -262,7 +262,8 @@ impl World {
                 self.tell(|| format!("node {node} event: {}", event.message));
                 self.nodes[node].events.push(event);
             }
-            Effect::Rental(_) => {}
+            // Here everybody finds everybody.
+            Effect::Learn { .. } | Effect::Rental(_) => {}
         }
     }
 

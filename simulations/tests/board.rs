@@ -114,7 +114,7 @@ fn a_large_board_is_read_in_pages() {
             images: offer.images.keys().cloned().collect(),
         };
         let network = scenario.world.network_name.clone();
-        let advert = Advert { network, provider: key.peer_id(), seq: now.0, issued: now, terms };
+        let advert = Advert { network, provider: key.peer_id(), seq: now.0, issued: now, addrs: Vec::new(), terms };
         let body = codec::encode(&Posting::Advert(Sealed::seal(advert, &key).signed().clone()));
         scenario.world.input(keeper, Input::Gossip { id: number, from: key.peer_id(), body });
     }

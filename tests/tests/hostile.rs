@@ -69,6 +69,7 @@ fn advert(key: &Keypair, seq: u64, issued: Timestamp) -> Advert {
         provider: key.peer_id(),
         seq,
         issued,
+        addrs: vec![],
         terms: Terms {
             name: None,
             country: None,

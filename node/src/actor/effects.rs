@@ -39,6 +39,11 @@ impl Actor {
                 };
                 self.stopped(self.mesh.judge(GossipId(id), verdict).await);
             }
+            Effect::Learn { peer, addrs } => {
+                for addr in addrs {
+                    self.stopped(self.mesh.add_address(peer, addr.as_str()).await);
+                }
+            }
             Effect::Send { rpc, to, body } => match self.mesh.send(to, body).await {
                 Ok(id) => {
                     self.rpcs.insert(id, rpc);

@@ -14,7 +14,7 @@ use crate::board::Board;
 use crate::error::Fault;
 use crate::identity::{Keypair, PeerId};
 use crate::message::{Frame, FrameError, PowerAction, Request, Response, VERSION, VmPhase};
-use crate::names::{CreateId, Digest, ImageName, LeaseId, Network};
+use crate::names::{CreateId, Digest, ImageName, LeaseId, Network, PeerAddr};
 use crate::refusal::Refusal;
 use crate::spec::VmSpec;
 use crate::units::{Millis, Timestamp};
@@ -45,6 +45,8 @@ pub enum Input {
         rpc: u64,
         result: Result<Vec<u8>, RpcFailure>,
     },
+    /// Where this node can be reached now; those beyond `MAX_ADDRS` are left out.
+    Addresses(Vec<PeerAddr>),
     /// What the host has to let, or why nothing.
     Offer(Offering),
     /// The vm worker says where a VM stands.
@@ -100,6 +102,11 @@ pub enum Effect {
     Judge {
         id: u64,
         verdict: Verdict,
+    },
+    /// Where a peer says it can be reached, before something is sent to it.
+    Learn {
+        peer: PeerId,
+        addrs: Vec<PeerAddr>,
     },
     Send {
         rpc: u64,
@@ -243,6 +250,11 @@ impl Ctx<'_> {
         let body = Frame::encode(self.now, response);
         self.effect(Effect::Reply { token, body });
     }
+    pub fn learn(&mut self, peer: PeerId, addrs: Vec<PeerAddr>) {
+        if !addrs.is_empty() {
+            self.effect(Effect::Learn { peer, addrs });
+        }
+    }
     pub fn send(&mut self, to: PeerId, request: Request) -> u64 {
         *self.next_rpc += 1;
         let rpc = *self.next_rpc;
@@ -366,6 +378,7 @@ impl NodeCore {
             Input::Gossip { id, from, body } => self.postings.gossip(ctx, &mut self.board, id, from, &body),
             Input::Request { token, from, body } => self.request(now, token, from, &body),
             Input::Response { rpc, result } => self.response(now, rpc, result),
+            Input::Addresses(addrs) => self.postings.reached_at(addrs),
             Input::Offer(offering) => self.provider.set_offering(ctx, offering),
             Input::Vm { lease_id, report } => self.provider.vm_report(ctx, lease_id, report),
             Input::Create { ticket, request } => self.requestor.create(ctx, &self.board, ticket, *request),

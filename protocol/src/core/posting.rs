@@ -1,12 +1,13 @@
 //! The board's traffic: judging what gossip brings, reading the boards of neighbours on joining, posting our own
 //! advert. One shard for now; a sharded board gives each of its shards one of these.
 use super::{Ctx, Effect, EventKind, RpcFailure, Severity, Verdict};
-use crate::advert::{ADVERT_TTL, Advert, MAX_SKEW, Terms, Withdrawal};
+use crate::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_SKEW, Terms, Withdrawal};
 use crate::board::{Board, BoardRefusal, PAGE, Page, Posting};
 use crate::codec::{self, MAX_ADVERT};
 use crate::envelope::{Sealed, Signed};
 use crate::identity::PeerId;
 use crate::message::{Request, Response};
+use crate::names::PeerAddr;
 use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,7 @@ pub struct Postings {
     /// When the last read of a whole board ended.
     last_read: Option<Timestamp>,
     last_seq: u64,
+    addrs: Vec<PeerAddr>,
     started: Timestamp,
     posted: Option<Posted>,
     /// Our last posting of either kind.
@@ -66,6 +68,7 @@ pub struct Postings {
 
 struct Posted {
     at: Timestamp,
+    addrs: Vec<PeerAddr>,
     terms: Terms,
 }
 
@@ -79,6 +82,7 @@ impl Postings {
             synced: false,
             last_read: None,
             last_seq: 0,
+            addrs: Vec::new(),
             started: now,
             posted: None,
             published: None,
@@ -87,6 +91,12 @@ impl Postings {
             clocks: Vec::new(),
             clock_warned: false,
         }
+    }
+
+    /// The advert says so from now on.
+    pub fn reached_at(&mut self, mut addrs: Vec<PeerAddr>) {
+        addrs.truncate(MAX_ADDRS);
+        self.addrs = addrs;
     }
 
     pub fn is_synced(&self) -> bool {
@@ -288,10 +298,11 @@ impl Postings {
             Some(terms) if self.is_due(ctx.now, &terms) => {
                 let seq = self.next_seq(ctx.now);
                 let (network, provider) = (ctx.network.clone(), ctx.me());
-                let advert = Advert { network, provider, seq, issued: ctx.now, terms: terms.clone() };
+                let addrs = self.addrs.clone();
+                let advert = Advert { network, provider, seq, issued: ctx.now, addrs, terms: terms.clone() };
                 let sealed = Sealed::seal(advert, ctx.key);
                 self.publish(ctx, board, Posting::Advert(sealed.signed().clone()));
-                self.posted = Some(Posted { at: ctx.now, terms });
+                self.posted = Some(Posted { at: ctx.now, addrs: self.addrs.clone(), terms });
                 self.published = Some(ctx.now);
                 self.again_at = None;
             }
@@ -316,7 +327,7 @@ impl Postings {
     fn due_at(&self, terms: &Terms) -> Option<Timestamp> {
         let spaced = self.published? + CHANGE_SPACING;
         let Some(posted) = &self.posted else { return Some(spaced) };
-        let changed = (posted.terms != *terms).then_some(spaced);
+        let changed = (posted.terms != *terms || posted.addrs != self.addrs).then_some(spaced);
         let again = self.again_at.map(|at| at.max(spaced));
         Some(changed.into_iter().chain(again).fold(posted.at + REFRESH, Timestamp::min))
     }

@@ -162,15 +162,17 @@ impl Requestor {
             .into_iter()
             .map(|entry| {
                 let (terms, peer) = (&entry.advert.terms, entry.advert.provider);
-                (ranking::score(terms, rental.query.want, dearest, self.experience(peer)), peer)
+                let score = ranking::score(terms, rental.query.want, dearest, self.experience(peer));
+                (score, (peer, entry.advert.addrs.clone()))
             })
             .collect();
-        let chosen: Vec<PeerId> = ranking::order(scored, ctx.rng).into_iter().take(ASKED).collect();
+        let chosen: Vec<_> = ranking::order(scored, ctx.rng).into_iter().take(ASKED).collect();
         let spec = rental.spec.clone();
         let work = self.work.entry(id).or_default();
         work.retry_at = None;
         work.wake = Some(ctx.now + QUOTE_TIMEOUT);
-        for peer in chosen {
+        for (peer, addrs) in chosen {
+            ctx.learn(peer, addrs);
             let rpc = ctx.send(peer, Request::Quote(QuoteReq { create_id: id, spec: spec.clone() }));
             work.asked.insert(rpc, (peer, ctx.now));
         }

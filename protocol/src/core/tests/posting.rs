@@ -49,6 +49,28 @@ fn an_earlier_advert_of_ours_with_a_later_number_is_overtaken() {
 }
 
 #[test]
+fn a_provider_says_where_it_is_and_whoever_turns_to_it_knows() {
+    let mut node = Node::provider(1);
+    let addrs = |ports: std::ops::Range<u16>| {
+        ports.map(|port| format!("/ip4/192.0.2.1/tcp/{port}").parse().unwrap()).collect::<Vec<crate::names::PeerAddr>>()
+    };
+    let ours = |node: &Node| node.core.board().get(node.now, node.core.me()).unwrap().advert.clone();
+    assert!(ours(&node).addrs.is_empty());
+    node.input(Input::Addresses(addrs(1..9)));
+    node.wait(Millis::secs(5));
+    let advert = ours(&node);
+    assert_eq!(advert.addrs, addrs(1..5), "the first few, and at once");
+    assert_eq!(published(&node.wait(Millis::secs(60))), 0, "the same address is no news");
+
+    let mut asking = Node::new(2);
+    asking.ask(1, Request::Post(Posting::Advert(advert.signed().clone())));
+    let effects = asking.input(Input::Create { ticket: 1, request: Box::new(super::renting::create(1, "web")) });
+    let told = |effect: &Effect| matches!(effect, Effect::Learn { peer, addrs: a } if *peer == advert.provider && *a == advert.addrs);
+    let (told, sent) = (effects.iter().position(told), effects.iter().position(|e| matches!(e, Effect::Send { .. })));
+    assert!(told.is_some() && told < sent);
+}
+
+#[test]
 fn a_cloned_home_offers_nothing() {
     let mut node = Node::provider(1);
     node.wait(Millis::secs(600));

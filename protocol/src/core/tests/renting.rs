@@ -2,7 +2,7 @@
 use super::*;
 use crate::core::requestor::MAX_RENTALS;
 
-fn create(n: u8, name: &str) -> CreateRequest {
+pub fn create(n: u8, name: &str) -> CreateRequest {
     CreateRequest {
         create_id: CreateId([n; 16]),
         name: name.parse().unwrap(),
