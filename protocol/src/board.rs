@@ -107,6 +107,17 @@ pub struct Entry {
     first_seen: Timestamp,
 }
 
+impl Entry {
+    /// What is remembered of one that ends although its words would look fresh if they came again.
+    fn tombstone(&self, now: Timestamp) -> Tombstone {
+        // From a clock ahead of ours: it has had its 300 s here. Or a forwarder cut its life short: it may come again by
+        // another way, but nothing that its provider said before it.
+        let outlived = self.first_seen + ADVERT_TTL <= now;
+        let seq = self.advert.seq.saturating_sub(u64::from(!outlived));
+        Tombstone { seq, until: self.advert.issued + ADVERT_TTL }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Tombstone {
     seq: u64,
@@ -214,15 +225,14 @@ impl Board {
             return;
         }
         self.tombstones.retain(|_, tombstone| tombstone.until > now);
-        // An advert from a clock ahead of ours has had its 300 s here, but would look fresh if it came again.
-        let outlived: Vec<(PeerId, Tombstone)> = self
+        let early: Vec<(PeerId, Tombstone)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.first_seen + ADVERT_TTL <= now && entry.advert.issued + ADVERT_TTL > now)
-            .map(|(peer, entry)| (*peer, Tombstone { seq: entry.advert.seq, until: entry.advert.issued + ADVERT_TTL }))
+            .filter(|(_, entry)| entry.expires <= now && entry.advert.issued + ADVERT_TTL > now)
+            .map(|(peer, entry)| (*peer, entry.tombstone(now)))
             .collect();
         self.entries.retain(|_, entry| entry.expires > now);
-        for (peer, tombstone) in outlived {
+        for (peer, tombstone) in early {
             self.bury(peer, tombstone);
         }
         let alive = self.entries.values().map(|entry| entry.expires);

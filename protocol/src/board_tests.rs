@@ -185,6 +185,22 @@ fn a_forwarder_shortens_a_life_and_never_lengthens_it() {
     assert!(board.get(after(Millis::secs(300)), key(2).peer_id()).is_none());
 }
 
+/// Whoever forwards may cut a life short, and then play what the provider said before.
+#[test]
+fn an_earlier_advert_does_not_come_back_when_a_later_one_was_cut_short() {
+    let mut board = board();
+    post(&mut board, NOW, advert(1, 5, NOW)).unwrap();
+    board.post(NOW, withdrawal(1, 6, NOW)).unwrap();
+    board.advertise(NOW, advert(1, 7, NOW), Millis(1)).unwrap();
+    let later = after(Millis(1));
+    board.expire(later);
+    assert!(board.is_empty());
+    assert_eq!(post(&mut board, later, advert(1, 5, NOW)).unwrap_err().label(), "stale", "it was withdrawn");
+    assert!(post(&mut board, later, advert(1, 7, NOW)).is_ok(), "the one that was cut short still stands");
+    board.expire(after(TOMBSTONE_TTL));
+    assert_eq!(board.next_expiry(), None, "nothing is kept for ever");
+}
+
 /// Nobody shows it longer than 300 s after its last word, however it travels and whatever its clock said.
 #[test]
 fn a_silent_provider_is_off_every_board_within_300_s() {
