@@ -89,7 +89,7 @@ mod tests {
         let network = "test".parse().unwrap();
         let config = MeshConfig::new(protocol::Keypair::from_secret(&[1; 32]), network);
         let config = MeshConfig { server: true, mdns: false, ..config };
-        let swarm = super::super::behaviour::swarm(&config, &Names::of(&config.network)).unwrap();
+        let swarm = super::super::behaviour::swarm(&config, &Names::of(&config.network), &Default::default()).unwrap();
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let ((_to, commands), (events, _taken)) = (mpsc::channel(1), mpsc::channel(1));
         let join = Join::new(now, Vec::new());

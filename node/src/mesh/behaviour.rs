@@ -2,17 +2,20 @@
 use super::codec::Codec;
 use super::guard::Guard;
 use super::limits;
+use super::metrics::{Metrics, count};
 use super::names::{Names, keypair};
+use super::transport::carriers;
 use super::tunnels::Tunnels;
 use super::types::MeshConfig;
 use libp2p::kad::{self, store::MemoryStore, store::MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, Swarm, gossipsub, identify, identity, mdns, memory_connection_limits, noise, ping, tcp, yamux};
+use libp2p::{PeerId, Swarm, gossipsub, identify, identity, mdns, memory_connection_limits, ping, yamux};
 use libp2p::{SwarmBuilder, request_response};
-use protocol::{ErrorCode, Fault};
+use protocol::Fault;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(NetworkBehaviour)]
@@ -23,7 +26,7 @@ pub struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub kad: kad::Behaviour<MemoryStore>,
-    pub gossip: gossipsub::Behaviour,
+    pub gossip: gossipsub::Behaviour<Copies>,
     pub control: request_response::Behaviour<Codec>,
     pub tunnels: Tunnels,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -34,11 +37,7 @@ pub struct Behaviour {
 const MAX_PROCESS_BYTES: usize = 1 << 30;
 /// Beside the control, gossip and DHT streams a peer may have `MAX_TUNNELS_PER_PEER` tunnels each way; yamux and QUIC
 /// both stop at this, and yamux reserves nothing for a stream before it is used (256 KiB of window at first).
-const MAX_STREAMS: u32 = 256;
-/// Unread bytes that QUIC takes for one stream: 100 Mbit/s over 300 ms. The library's 10 MB would let a stalled tunnel
-/// hold as much.
-const QUIC_STREAM_WINDOW: u32 = 4 << 20;
-const QUIC_CONNECTION_WINDOW: u32 = 8 << 20;
+pub const MAX_STREAMS: u32 = 256;
 /// Identify tells who listens where: at once, then rarely. It is also how a changed address is learnt.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(600);
 /// A message seen is not taken again within this: the TTL of adverts. The board stops later replays by their sequence.
@@ -48,28 +47,16 @@ const SCORE_INTERVAL: Duration = Duration::from_secs(3);
 /// Peers behind one address that are no offence: a site behind NAT. Addresses of this machine never are.
 const PEERS_PER_IP: f64 = 16.0;
 
-pub fn swarm(config: &MeshConfig, names: &Names) -> Result<Swarm<Behaviour>, Fault> {
+pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Result<Swarm<Behaviour>, Fault> {
     let key = keypair(&config.keypair);
     let local = key.public().to_peer_id();
-    let behaviour = behaviour(config, names, &key)?;
+    let behaviour = behaviour(config, names, &key, metrics)?;
+    let carriers = carriers(config, &key, metrics)?;
     let broken = |what: &str, e: &dyn std::fmt::Display| Fault::internal(format!("{what}: {e}"));
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux_config)
-        .map_err(|e| broken("noise", &e))?
-        .with_quic_config(|mut quic| {
-            quic.keep_alive_interval = limits::QUIC_KEEP_ALIVE;
-            quic.max_idle_timeout = limits::QUIC_IDLE.as_millis() as u32;
-            quic.max_concurrent_stream_limit = MAX_STREAMS;
-            quic.max_stream_data = QUIC_STREAM_WINDOW;
-            quic.max_connection_data = QUIC_CONNECTION_WINDOW;
-            quic
-        })
-        .with_dns()
-        .map_err(|e| {
-            Fault::new(ErrorCode::Unavailable, format!("the resolver's configuration cannot be used: {e}"))
-                .hint("check that /etc/resolv.conf exists and can be read")
-        })?
+        .with_other_transport(|_| carriers)
+        .map_err(|e| broken("transport", &e))?
         .with_behaviour(|_| behaviour)
         .map_err(|e| broken("behaviour", &e))?
         .with_swarm_config(|c| c.with_idle_connection_timeout(limits::IDLE_CONNECTION))
@@ -78,13 +65,18 @@ pub fn swarm(config: &MeshConfig, names: &Names) -> Result<Swarm<Behaviour>, Fau
     Ok(swarm)
 }
 
-fn yamux_config() -> yamux::Config {
+pub fn yamux_config() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(MAX_STREAMS as usize);
     config
 }
 
-fn behaviour(config: &MeshConfig, names: &Names, key: &identity::Keypair) -> Result<Behaviour, Fault> {
+fn behaviour(
+    config: &MeshConfig,
+    names: &Names,
+    key: &identity::Keypair,
+    metrics: &Arc<Metrics>,
+) -> Result<Behaviour, Fault> {
     let local = key.public().to_peer_id();
     let identify = identify::Config::new(names.identify.clone(), key.public())
         .with_agent_version(config.agent.clone())
@@ -103,7 +95,7 @@ fn behaviour(config: &MeshConfig, names: &Names, key: &identity::Keypair) -> Res
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         kad: kademlia(config, names, local),
-        gossip: gossip(names)?,
+        gossip: gossip(names, Copies(metrics.clone()))?,
         control: request_response::Behaviour::with_codec(Codec, protocols, control),
         tunnels: Tunnels::new(names.tunnel.clone()),
         mdns: multicast(config.mdns, local).into(),
@@ -144,7 +136,21 @@ fn kademlia(config: &MeshConfig, names: &Names, local: PeerId) -> kad::Behaviour
     kad
 }
 
-fn gossip(names: &Names) -> Result<gossipsub::Behaviour, Fault> {
+/// Counts every copy of a message that comes, also those that gossipsub drops because it has one already.
+#[derive(Clone)]
+pub struct Copies(Arc<Metrics>);
+
+impl gossipsub::DataTransform for Copies {
+    fn inbound_transform(&self, raw: gossipsub::RawMessage) -> std::io::Result<gossipsub::Message> {
+        count(&self.0.gossip_copies);
+        gossipsub::IdentityTransform.inbound_transform(raw)
+    }
+    fn outbound_transform(&self, topic: &gossipsub::TopicHash, data: Vec<u8>) -> std::io::Result<Vec<u8>> {
+        gossipsub::IdentityTransform.outbound_transform(topic, data)
+    }
+}
+
+fn gossip(names: &Names, copies: Copies) -> Result<gossipsub::Behaviour<Copies>, Fault> {
     let broken = |e: &dyn std::fmt::Display| Fault::internal(format!("gossip: {e}"));
     let config = gossipsub::ConfigBuilder::default()
         .protocol_id_prefix(names.gossip_prefix.clone())
@@ -166,8 +172,8 @@ fn gossip(names: &Names) -> Result<gossipsub::Behaviour, Fault> {
         .max_ihave_messages_heartbeat(10)
         .build()
         .map_err(|e| broken(&e))?;
-    let mut gossip =
-        gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config).map_err(|e| broken(&e))?;
+    let anonymous = gossipsub::MessageAuthenticity::Anonymous;
+    let mut gossip = gossipsub::Behaviour::new_with_transform(anonymous, config, copies).map_err(|e| broken(&e))?;
     let topic = names.board_topic(0);
     let mut params = gossipsub::PeerScoreParams {
         ip_colocation_factor_threshold: PEERS_PER_IP,

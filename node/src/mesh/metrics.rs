@@ -27,8 +27,13 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Bytes on the wire: of TCP everything above the socket, of QUIC what its streams carry.
+    bytes_in,
+    bytes_out,
     /// Gossip messages that arrived for the first time.
     gossip_in,
+    /// The same, with every further copy.
+    gossip_copies,
     /// Gossip messages that we published.
     gossip_published,
     gossip_accepted,

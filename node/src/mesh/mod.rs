@@ -8,6 +8,7 @@
 //! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `upkeep` are the parts of what it does |
 //! | `peer` | what is known of a connected peer |
 //! | `neighbours`, `join`, `limiter`, `book` | what it decides; pure |
+//! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
@@ -22,12 +23,15 @@ mod handle;
 mod join;
 mod limiter;
 pub mod limits;
+pub mod link;
+mod metered;
 mod metrics;
 mod names;
 mod neighbours;
 mod peer;
 mod reach;
 mod streams;
+mod transport;
 mod tunnels;
 mod types;
 mod upkeep;
@@ -47,13 +51,16 @@ use tokio::sync::mpsc;
 pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<MeshEvent>), Fault> {
     let join = join_targets(&config)?;
     let names = names::Names::of(&config.network);
-    let mut swarm = behaviour::swarm(&config, &names)?;
+    let counters = Arc::new(metrics::Metrics::default());
+    let mut swarm = behaviour::swarm(&config, &names, &counters)?;
     let mut listen = Vec::new();
     for addr in &config.listen {
         let parsed = book::parse_listen(addr)
             .map_err(|e| Fault::invalid(e.to_string()).hint("listen on an address like /ip4/0.0.0.0/tcp/4001"))?;
         // All are tried before one is taken, for ours may share a port: TCP and QUIC, or both versions of IP.
-        book::is_free(&parsed).map_err(|e| cannot_listen(addr, &e))?;
+        if matches!(config.carriers, Carriers::Sockets) {
+            book::is_free(&parsed).map_err(|e| cannot_listen(addr, &e))?;
+        }
         listen.push(parsed);
     }
     for (parsed, addr) in listen.into_iter().zip(&config.listen) {
@@ -65,7 +72,6 @@ pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<Mes
     }
     let (commands, received) = mpsc::channel(limits::COMMANDS);
     let (events, delivered) = mpsc::channel(limits::EVENTS);
-    let counters = Arc::new(metrics::Metrics::default());
     let handle = MeshHandle::new(config.keypair.peer_id(), commands, counters.clone());
     let mut actor = actor::Actor::new(swarm, &config, join, counters, received, events);
     for (addr, peer) in remembered(&config) {

@@ -1,15 +1,28 @@
 //! What crosses the mesh's boundary: plain types of std, tokio and `protocol`, none of libp2p's.
 use super::limits;
+use super::link::Links;
 use protocol::names::Network;
 use protocol::{ErrorCode, Fault, Keypair, PeerId};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What the connections run over.
+#[derive(Clone, Default)]
+pub enum Carriers {
+    /// TCP and QUIC.
+    #[default]
+    Sockets,
+    /// Channels between the nodes of one process. They listen on addresses `/ip4/…/tcp/…` of their own choice, which
+    /// nobody outside the process can reach.
+    Memory(Links),
+}
 
 /// Everything that the mesh is told when it starts.
 #[derive(Clone)]
 pub struct MeshConfig {
     pub keypair: Keypair,
     pub network: Network,
+    pub carriers: Carriers,
     /// Multiaddrs to listen on, such as `/ip4/0.0.0.0/tcp/0` and `/ip4/0.0.0.0/udp/0/quic-v1`. May be empty.
     pub listen: Vec<String>,
     /// Multiaddrs to join through, with or without `/p2p/…`: redialled for as long as company is wanted.
@@ -34,6 +47,7 @@ impl MeshConfig {
         MeshConfig {
             keypair,
             network,
+            carriers: Carriers::default(),
             listen: Vec::new(),
             bootstrap: Vec::new(),
             remembered: Vec::new(),

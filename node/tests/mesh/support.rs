@@ -91,6 +91,11 @@ pub async fn pair(seed: u8, listen: &str) -> (Node, Node) {
     let (mut first, mut second) = (config(seed), config(seed + 1));
     first.listen = vec![listen.to_owned()];
     second.listen = vec![listen.to_owned()];
+    connected(first, second).await
+}
+
+/// The second joins through the first.
+pub async fn connected(first: MeshConfig, mut second: MeshConfig) -> (Node, Node) {
     let mut first = Node::start(first).await;
     second.bootstrap = vec![first.addr().await];
     let mut second = Node::start(second).await;
