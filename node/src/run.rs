@@ -5,7 +5,7 @@ use crate::api::server;
 use crate::clock;
 use crate::config::{NodeConfig, NodeLock};
 use crate::handle::{COMMANDS, NodeHandle};
-use crate::mesh::{self, MeshConfig};
+use crate::mesh::{self, MeshConfig, RelayLimits};
 use crate::ssh::SshDir;
 use crate::store::Store;
 use backends::Backend;
@@ -57,6 +57,8 @@ pub async fn run_with(
         bootstrap: config.bootstrap.clone(),
         remembered,
         mdns: config.mdns,
+        relay: config.relay.then(RelayLimits::default),
+        upnp: config.upnp,
         server: config.idle_exit.is_none(),
         ..MeshConfig::new(config.identity.clone(), config.network.clone())
     })

@@ -8,7 +8,7 @@ mod views;
 
 use crate::clock;
 use crate::handle::{Answer, Command};
-use crate::mesh::{MeshEvent, MeshHandle, RpcError, RpcId};
+use crate::mesh::{MeshEvent, MeshHandle, Path, Reachability, RpcError, RpcId};
 use crate::provider::offering;
 use crate::provider::worker::{REPORTS, Report, Workers};
 use crate::ssh;
@@ -92,6 +92,9 @@ pub struct Actor {
     providers_asked: Vec<Waiting<Vec<crate::api::types::ProviderView>, crate::api::types::ProviderQuery>>,
     pinned: BTreeSet<PeerId>,
     latencies: HashMap<PeerId, u64>,
+    /// The way to each peer that is connected.
+    paths: HashMap<PeerId, Path>,
+    reachability: (Reachability, String),
     started: Instant,
     expects_peers: bool,
     seen_off: provide::SeenOff,
@@ -127,6 +130,8 @@ impl Actor {
             providers_asked: Vec::new(),
             pinned: BTreeSet::new(),
             latencies: HashMap::new(),
+            paths: HashMap::new(),
+            reachability: (Reachability::Unknown, "it has just started".to_owned()),
             started: Instant::now(),
             expects_peers: parts.expects_peers,
             seen_off: provide::SeenOff::default(),
@@ -173,6 +178,7 @@ impl Actor {
             MeshEvent::PeerConnected(peer) | MeshEvent::PeerSubscribed(peer) => self.input(Input::PeerConnected(peer)),
             MeshEvent::PeerDisconnected(peer) => {
                 self.latencies.remove(&peer);
+                self.paths.remove(&peer);
                 self.input(Input::PeerDisconnected(peer));
             }
             MeshEvent::PeerIdentified { peer, addrs, .. } => {
@@ -182,6 +188,11 @@ impl Actor {
                 }
             }
             MeshEvent::Stream { from, stream } => self.serve_tunnel(from, stream),
+            MeshEvent::Reachability { state, why, addrs } => {
+                tracing::info!(state = state.as_str(), %why, ?addrs, "reachability");
+                self.reachability = (state, why);
+                self.input(Input::Addresses(addrs.iter().filter_map(|addr| addr.parse().ok()).collect()));
+            }
             MeshEvent::Listening(addr) => tracing::info!(%addr, "listening"),
             MeshEvent::ListenClosed(addr) => tracing::warn!(%addr, "no longer listening"),
             MeshEvent::BootstrapFailed { addr, why } => {
@@ -215,6 +226,7 @@ impl Actor {
         self.take_inventory();
         if let Ok(peers) = self.mesh.peers().await {
             self.latencies = peers.iter().filter_map(|peer| Some((peer.peer, peer.rtt_ms?))).collect();
+            self.paths = peers.iter().map(|peer| (peer.peer, peer.path)).collect();
         }
     }
 

@@ -30,7 +30,8 @@ impl Actor {
             roles,
             listen_addrs: self.mesh.listen_addrs().await?,
             external_addrs: self.mesh.external_addrs().await?,
-            reachability: "unknown".to_owned(),
+            reachability: self.reachability.0.as_str().to_owned(),
+            reachability_why: self.reachability.1.clone(),
             peers: self.mesh.peers().await?.len(),
             board: BoardStatus { adverts: self.core.board().len(), shards: 1 },
             provider: self.provider_status(),
@@ -65,6 +66,7 @@ impl Actor {
             agent: peer.agent,
             latency_ms: peer.rtt_ms,
             direction: peer.direction.as_str().to_owned(),
+            path: PathView::of(peer.path),
             connected_s: peer.connected_since.elapsed().unwrap_or_default().as_secs(),
         };
         Ok(self.mesh.peers().await?.into_iter().map(view).collect())
@@ -144,13 +146,15 @@ impl Actor {
         let resources = rental.spec.resources;
         let user = rental.status.as_ref().map(|status| status.guest_user.clone());
         let user = user.or_else(|| terms.as_ref().map(|terms| terms.guest_user.clone()));
+        let provider = rental.deal.as_ref().map(|deal| deal.provider);
         VmView {
             id: rental.create_id.to_string(),
             name: rental.name.clone(),
             status,
             status_detail: detail,
             error: rental.fault.clone().filter(|_| status == VmStatus::Failed || rental.phase == Phase::Leased),
-            provider: rental.deal.as_ref().map(|deal| deal.provider),
+            provider,
+            path: provider.and_then(|peer| self.paths.get(&peer)).map(|path| PathView::of(*path)),
             image: rental.spec.image.clone(),
             cpus: resources.cpus,
             memory_mib: resources.memory_mib,

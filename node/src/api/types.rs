@@ -21,6 +21,8 @@ pub struct NodeStatus {
     pub external_addrs: Vec<String>,
     /// `public`, `private` or `unknown`.
     pub reachability: String,
+    #[serde(default)]
+    pub reachability_why: String,
     pub peers: usize,
     pub board: BoardStatus,
     pub provider: Option<ProviderStatus>,
@@ -58,7 +60,40 @@ pub struct PeerView {
     pub latency_ms: Option<u64>,
     /// `inbound` or `outbound`.
     pub direction: String,
+    #[serde(flatten)]
+    pub path: PathView,
     pub connected_s: u64,
+}
+
+/// The way to another node, which new tunnels take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathView {
+    /// `direct`, `relayed` or `hole-punched`.
+    pub path: String,
+    /// Who relays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<PeerId>,
+}
+
+impl PathView {
+    pub fn of(path: crate::mesh::Path) -> Self {
+        use crate::mesh::Path;
+        let (path, relay) = match path {
+            Path::Direct => ("direct", None),
+            Path::Relayed { relay } => ("relayed", Some(relay)),
+            Path::HolePunched => ("hole-punched", None),
+        };
+        PathView { path: path.to_owned(), relay }
+    }
+}
+
+impl std::fmt::Display for PathView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.relay {
+            Some(relay) => write!(f, "{} by {}", self.path, relay.short()),
+            None => f.write_str(&self.path),
+        }
+    }
 }
 
 /// The query of `GET /api/v1/providers`, and what `provider list` takes as flags.
@@ -196,6 +231,9 @@ pub struct VmView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Fault>,
     pub provider: Option<PeerId>,
+    /// How tunnels to it get to the provider, while that is connected.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathView>,
     pub image: ImageName,
     pub cpus: u32,
     pub memory_mib: MemoryMib,

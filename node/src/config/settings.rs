@@ -66,6 +66,10 @@ pub struct Settings {
     pub listen: Vec<String>,
     pub bootstrap: Vec<String>,
     pub mdns: bool,
+    /// Carry others' connections while this node can be reached.
+    pub relay: bool,
+    /// Ask the router to forward our ports.
+    pub upnp: bool,
     pub default_image: ImageName,
     pub provider: ProviderSettings,
 }
@@ -81,6 +85,8 @@ impl Default for Settings {
             listen: anywhere.map(str::to_owned).to_vec(),
             bootstrap: Vec::new(),
             mdns: true,
+            relay: true,
+            upnp: true,
             default_image: name("ubuntu:24.04"),
             provider: ProviderSettings {
                 name: None,
@@ -154,6 +160,8 @@ impl Settings {
             "listen" => self.listen = values.to_vec(),
             "bootstrap" => self.bootstrap = values.to_vec(),
             "mdns" => self.mdns = yes_or_no(values)?,
+            "relay" => self.relay = yes_or_no(values)?,
+            "upnp" => self.upnp = yes_or_no(values)?,
             "default_image" => self.default_image = one(values)?,
             "name" => p.name = Some(one(values)?),
             "country" => p.country = Some(one(values)?),
@@ -189,6 +197,8 @@ const KEYS: &[&str] = &[
     "listen",
     "bootstrap",
     "mdns",
+    "relay",
+    "upnp",
     "default_image",
     "name",
     "country",

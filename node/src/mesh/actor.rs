@@ -12,8 +12,9 @@ use super::limiter::Limiter;
 use super::limits;
 use super::metrics::{Metrics, count};
 use super::names::{Names, from_libp2p, to_libp2p};
+use super::nat::Nat;
 use super::neighbours::Neighbourhood;
-use super::peer::{DialFor, Peer};
+use super::peer::{DialFor, Link, Peer};
 use super::reach::Reach;
 use super::streams::Count;
 use super::types::*;
@@ -61,11 +62,12 @@ pub(super) struct Actor {
     pub book: Book,
     pub join: Join,
     pub dials: HashMap<ConnectionId, DialFor>,
-    pub external: Vec<Multiaddr>,
+    pub nat: Nat,
     pub reach: Reach,
     pub upkeep: Upkeep,
 
-    pub requests: HashMap<RequestToken, ResponseChannel<super::codec::Response>>,
+    /// By whom, and how it is answered.
+    pub requests: HashMap<RequestToken, (PeerId, ResponseChannel<super::codec::Response>)>,
     pub limiter: Limiter<PeerId>,
     pub reported: HashMap<(PeerId, Refused), Instant>,
     /// Whose addresses were taken lately, and when.
@@ -116,7 +118,7 @@ impl Actor {
             book: Book::default(),
             join,
             dials: HashMap::new(),
-            external: Vec::new(),
+            nat: Nat::new(config.assume),
             reach: Reach::default(),
             upkeep: Upkeep::new(Instant::now()),
             requests: HashMap::new(),
@@ -266,12 +268,11 @@ impl Actor {
                 let _ = done.send(self.describe_peers());
             }
             Command::ListenAddrs(done) => {
-                let addrs = self.swarm.listeners().map(|addr| self.with_id(addr)).collect();
-                let _ = done.send(addrs);
+                let own = self.swarm.listeners().filter(|addr| super::book::is_direct(addr));
+                let _ = done.send(own.map(|addr| self.with_id(addr)).collect());
             }
             Command::ExternalAddrs(done) => {
-                let addrs = self.external.iter().map(|addr| self.with_id(addr)).collect();
-                let _ = done.send(addrs);
+                let _ = done.send(self.external_addrs());
             }
             Command::Pin(peer) => self.pin(to_libp2p(peer)),
             Command::Unpin(peer) => self.unpin(to_libp2p(peer)),
@@ -298,7 +299,7 @@ impl Actor {
     }
 
     fn reply(&mut self, token: RequestToken, body: Option<Vec<u8>>) {
-        let Some(channel) = self.requests.remove(&token) else { return };
+        let Some((_, channel)) = self.requests.remove(&token) else { return };
         if let Some(body) = body {
             // Err: the asker has its time-out already.
             let _ = self.swarm.behaviour_mut().control.send_response(channel, super::codec::Response::Body(body));
@@ -341,12 +342,14 @@ impl Actor {
     fn describe_peers(&self) -> Vec<PeerInfo> {
         let gossip = &self.swarm.behaviour().gossip;
         let describe = |(key, peer): (&PeerId, &Peer)| {
-            let mut addrs: Vec<String> = peer.connections.iter().map(|(_, addr)| addr.to_string()).collect();
+            let mut addrs: Vec<String> = peer.links.iter().map(|link| link.addr.to_string()).collect();
             addrs.extend(peer.listen.iter().map(Multiaddr::to_string));
             addrs.dedup();
             PeerInfo {
                 peer: peer.id,
                 addrs,
+                connections: peer.links.len(),
+                path: peer.best().map_or(Path::Direct, Link::path),
                 rtt_ms: peer.rtt.map(|rtt| rtt.as_millis() as u64),
                 direction: peer.direction,
                 agent: peer.agent.clone(),

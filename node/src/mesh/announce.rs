@@ -37,9 +37,11 @@ impl Actor {
 
 /// Makes these the peer's addresses in the routing table, and no others: neither those that it said before, nor those
 /// at which it was dialled. The new ones first, for with its last address a peer leaves the table. (An entry that waits
-/// for a place is not listed by the library; it keeps what is said within that minute.)
+/// for a place is not listed by the library; it keeps what is said within that minute.) None that leads by a relay: who
+/// needs one has no place there.
 pub(super) fn set_addresses(kad: &mut kad::Behaviour<MemoryStore>, peer: &PeerId, addrs: &[Multiaddr]) {
-    let wanted: Vec<Multiaddr> = addrs.iter().filter_map(|addr| addr.clone().with_p2p(*peer).ok()).collect();
+    let direct = addrs.iter().filter(|addr| super::book::is_direct(addr));
+    let wanted: Vec<Multiaddr> = direct.filter_map(|addr| addr.clone().with_p2p(*peer).ok()).collect();
     for addr in &wanted {
         kad.add_address(peer, addr.clone());
     }
@@ -67,11 +69,13 @@ mod tests {
     fn peer(id: protocol::PeerId, now: Instant) -> Peer {
         Peer {
             id,
-            connections: Vec::new(),
+            links: Vec::new(),
             direction: Direction::Inbound,
             since: SystemTime::now(),
             connected_at: now,
             listen: Vec::new(),
+            observed: Vec::new(),
+            relays: false,
             announced: None,
             agent: None,
             rtt: None,

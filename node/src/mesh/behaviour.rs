@@ -1,17 +1,21 @@
 //! What is put together from libp2p, with every default that matters set, and the transports under it.
 use super::codec::Codec;
+use super::dialback::DialBack;
 use super::guard::Guard;
 use super::limits;
 use super::metrics::{Metrics, count};
 use super::names::{Names, keypair};
+use super::prober::Prober;
+use super::punch::Punch;
+use super::relaying::Relaying;
 use super::transport::carriers;
 use super::tunnels::Tunnels;
 use super::types::MeshConfig;
 use libp2p::kad::{self, store::MemoryStore, store::MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, Swarm, gossipsub, identify, identity, mdns, memory_connection_limits, ping, yamux};
-use libp2p::{SwarmBuilder, request_response};
+use libp2p::{PeerId, Swarm, gossipsub, identify, identity, mdns, memory_connection_limits, noise, ping, yamux};
+use libp2p::{SwarmBuilder, relay, request_response, upnp};
 use protocol::Fault;
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,6 +34,13 @@ pub struct Behaviour {
     pub control: request_response::Behaviour<Codec>,
     pub tunnels: Tunnels,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    pub prober: Prober,
+    /// Full nodes test others; one-shot ones have gone before the answer.
+    pub dialback: Toggle<DialBack>,
+    upnp: Toggle<upnp::tokio::Behaviour>,
+    pub relaying: Toggle<Relaying>,
+    called: relay::client::Behaviour,
+    pub punch: Punch,
 }
 
 /// No more connections while the process holds this much: ten times what a full neighbourhood, its visitors and a
@@ -57,7 +68,9 @@ pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Resu
         .with_tokio()
         .with_other_transport(|_| carriers)
         .map_err(|e| broken("transport", &e))?
-        .with_behaviour(|_| behaviour)
+        .with_relay_client(noise::Config::new, yamux_config)
+        .map_err(|e| broken("noise", &e))?
+        .with_behaviour(|_, called| behaviour(called))
         .map_err(|e| broken("behaviour", &e))?
         .with_swarm_config(|c| c.with_idle_connection_timeout(limits::IDLE_CONNECTION))
         .build();
@@ -71,12 +84,13 @@ pub fn yamux_config() -> yamux::Config {
     config
 }
 
+/// All of it, once the transport has made its half of the relay's client.
 fn behaviour(
     config: &MeshConfig,
     names: &Names,
     key: &identity::Keypair,
     metrics: &Arc<Metrics>,
-) -> Result<Behaviour, Fault> {
+) -> Result<impl FnOnce(relay::client::Behaviour) -> Behaviour + use<>, Fault> {
     let local = key.public().to_peer_id();
     let identify = identify::Config::new(names.identify.clone(), key.public())
         .with_agent_version(config.agent.clone())
@@ -89,17 +103,37 @@ fn behaviour(
         .with_request_timeout(limits::CONTROL_STREAM_TIMEOUT)
         .with_max_concurrent_streams(limits::MAX_CONTROL_STREAMS);
     let protocols = [(names.control.clone(), request_response::ProtocolSupport::Full)];
-    Ok(Behaviour {
-        guard: Guard::new(config.max_neighbours),
+    let guard = Guard::new(config.max_neighbours);
+    let (kad, gossip, mdns) = (kademlia(config, names, local), gossip(names, Copies(metrics.clone()))?, multicast(config.mdns, local));
+    let (identify, ping) = (identify::Behaviour::new(identify), ping::Behaviour::new(ping));
+    let control = request_response::Behaviour::with_codec(Codec, protocols, control);
+    let tunnels = Tunnels::new(names.tunnel.clone());
+    let dialback = config.server.then(DialBack::default);
+    let relaying = config.relay.filter(|_| config.server).map(|limits| Relaying::new(local, limits));
+    let upnp = forwards_ports(config).then(upnp::tokio::Behaviour::default);
+    Ok(move |called| Behaviour {
+        guard,
         memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_PROCESS_BYTES),
-        identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping),
-        kad: kademlia(config, names, local),
-        gossip: gossip(names, Copies(metrics.clone()))?,
-        control: request_response::Behaviour::with_codec(Codec, protocols, control),
-        tunnels: Tunnels::new(names.tunnel.clone()),
-        mdns: multicast(config.mdns, local).into(),
+        identify,
+        ping,
+        kad,
+        gossip,
+        control,
+        tunnels,
+        mdns: mdns.into(),
+        prober: Prober::default(),
+        dialback: dialback.into(),
+        upnp: upnp.into(),
+        relaying: relaying.into(),
+        called,
+        punch: Punch::new(local),
     })
+}
+
+/// A router cannot forward to a loopback address; and it is asked by multicast, which a test must not send.
+fn forwards_ports(config: &MeshConfig) -> bool {
+    let near = |addr: &String| ["/ip4/127.", "/ip6/::1/"].iter().any(|start| addr.starts_with(start));
+    config.upnp && config.server && !config.listen.iter().all(near)
 }
 
 /// A machine without a usable interface still has its bootstrap addresses.

@@ -1,5 +1,6 @@
 //! Addresses: read at the edge, and remembered for the peers that we may want again.
 use super::limits;
+use super::reachability::Scope;
 use super::types::MeshError;
 use libp2p::multiaddr::{Multiaddr, Protocol};
 use libp2p::{PeerId, kad::PeerInfo};
@@ -17,6 +18,9 @@ pub fn parse(addr: &str) -> Result<(Multiaddr, Option<PeerId>), MeshError> {
         return Err(bad("only TCP and QUIC (/udp/PORT/quic-v1) are spoken"));
     }
     let peer = peer_of(&parsed);
+    if is_relayed(&parsed) && peer.is_none() {
+        return Err(bad("it does not say whom to reach by the relay"));
+    }
     if peer.is_some_and(|peer| super::names::from_libp2p(&peer).is_none()) {
         return Err(bad("the peer's key is not ed25519"));
     }
@@ -80,32 +84,39 @@ fn is_dialable(addr: &Multiaddr) -> bool {
         [Protocol::Dnsaddr(_)] => return true,
         _ => return false,
     };
+    let rest = match rest {
+        [Protocol::Tcp(_), rest @ ..] | [Protocol::Udp(_), Protocol::QuicV1, rest @ ..] => rest,
+        _ => return false,
+    };
     matches!(
         rest,
-        [Protocol::Tcp(_)]
-            | [Protocol::Tcp(_), Protocol::P2p(_)]
-            | [Protocol::Udp(_), Protocol::QuicV1]
-            | [Protocol::Udp(_), Protocol::QuicV1, Protocol::P2p(_)]
+        [] | [Protocol::P2p(_)]
+            | [Protocol::P2p(_), Protocol::P2pCircuit]
+            | [Protocol::P2p(_), Protocol::P2pCircuit, Protocol::P2p(_)]
     )
 }
 
-/// How far an address reaches: this machine, its own network, or everywhere.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Scope {
-    Machine,
-    Site,
-    World,
+/// By which relay it leads, if it does.
+pub fn relay_of(addr: &Multiaddr) -> Option<PeerId> {
+    let parts: Vec<Protocol<'_>> = addr.iter().collect();
+    parts.windows(2).find_map(|pair| match pair {
+        [Protocol::P2p(relay), Protocol::P2pCircuit] => Some(*relay),
+        _ => None,
+    })
 }
 
+/// One of TCP and QUIC, without a relay.
+pub fn is_direct(addr: &Multiaddr) -> bool {
+    is_dialable(addr) && !is_relayed(addr)
+}
+
+pub fn is_relayed(addr: &Multiaddr) -> bool {
+    addr.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// A relay's address reaches as far as the relay's own.
 fn scope(addr: &Multiaddr) -> Scope {
-    let site_v6 =
-        |ip: std::net::Ipv6Addr| (ip.segments()[0] & 0xfe00) == 0xfc00 || (ip.segments()[0] & 0xffc0) == 0xfe80;
-    match ip_of(addr) {
-        Some(ip) if ip.is_loopback() => Scope::Machine,
-        Some(IpAddr::V4(ip)) if ip.is_private() || ip.is_link_local() => Scope::Site,
-        Some(IpAddr::V6(ip)) if site_v6(ip) => Scope::Site,
-        _ => Scope::World,
-    }
+    ip_of(addr).map_or(Scope::World, Scope::of)
 }
 
 /// Of the addresses that a peer says it has, those that mean something here: a peer of the wide world has no use for
@@ -156,6 +167,9 @@ impl Book {
     pub fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
         self.peers.get(peer).cloned().unwrap_or_default()
     }
+    pub fn has_direct(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|addrs| addrs.iter().any(is_direct))
+    }
     pub fn forget(&mut self, peer: &PeerId) {
         if self.peers.remove(peer).is_some() {
             self.order.retain(|known| known != peer);
@@ -183,9 +197,15 @@ mod tests {
             assert_eq!(addr.to_string(), good);
             assert_eq!(peer.is_some(), good.contains("p2p"));
         }
-        let relayed = format!("/ip4/192.0.2.1/tcp/9/p2p/{id}/p2p-circuit");
+        let relayed = format!("/ip4/192.0.2.1/udp/9/quic-v1/p2p/{id}/p2p-circuit/p2p/{id}");
+        let (addr, peer) = parse(&relayed).unwrap();
+        assert!(is_relayed(&addr) && !is_direct(&addr) && peer.is_some() && relay_of(&addr) == peer);
+        assert!(parse_listen(&relayed).is_err());
+        let nobody = format!("/ip4/192.0.2.1/tcp/9/p2p/{id}/p2p-circuit");
+        let twice = format!("{relayed}/p2p-circuit/p2p/{id}");
+        let bare = format!("/p2p/{id}/p2p-circuit/p2p/{id}");
         let long = format!("/dns4/{}/tcp/1", "a".repeat(500));
-        for bad in ["", "nonsense", "/ip4/1.2.3.4", "/ip4/1.2.3.4/udp/1", "/memory/1", &relayed, &long] {
+        for bad in ["", "nonsense", "/ip4/1.2.3.4", "/ip4/1.2.3.4/udp/1", "/memory/1", &nobody, &twice, &bare, &long] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse_listen(&format!("/ip4/127.0.0.1/tcp/0/p2p/{id}")).is_err());

@@ -15,7 +15,7 @@ use libp2p::core::ConnectedPoint;
 use libp2p::kad::{self, GetClosestPeersError, QueryResult};
 use libp2p::request_response::{self, Message, ResponseChannel};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, Stream, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, gossipsub, identify, mdns, ping};
+use libp2p::{Multiaddr, PeerId, gossipsub, identify, mdns, ping, relay};
 use std::time::{Instant, SystemTime};
 
 impl Actor {
@@ -32,18 +32,20 @@ impl Actor {
                 self.on_dial_failed(connection_id, peer_id, error)
             }
             SwarmEvent::IncomingConnectionError { peer_id, error, .. } => self.on_accept_failed(peer_id, error),
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } if !self.on_called_at(listener_id, &address) => {
                 let addr = self.with_id(&address);
                 self.emit(MeshEvent::Listening(addr));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listen_closed(&address),
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                if self.on_relay_lost(listener_id, reason.as_ref().err()) {
+                    return;
+                }
                 if let Err(why) = reason {
                     tracing::warn!("a listener ended: {why}");
                 }
                 addresses.iter().for_each(|address| self.on_listen_closed(address));
             }
-            SwarmEvent::NewExternalAddrCandidate { address } => self.on_seen_at(address),
             _ => {}
         }
     }
@@ -59,25 +61,31 @@ impl Actor {
             }
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Control(event) => self.on_control(event),
-            BehaviourEvent::Tunnels(TunnelEvent::Inbound { peer, stream }) => self.on_tunnel(peer, stream),
-            BehaviourEvent::Tunnels(TunnelEvent::Opened { opening, stream }) => self.on_tunnel_opened(opening, stream),
+            BehaviourEvent::Tunnels(TunnelEvent::Inbound { peer, connection, stream }) => {
+                self.on_tunnel(peer, connection, stream)
+            }
+            BehaviourEvent::Tunnels(TunnelEvent::Opened { opening, connection, stream }) => {
+                self.on_tunnel_opened(opening, connection, stream)
+            }
             BehaviourEvent::Tunnels(TunnelEvent::Failed { opening, error }) => self.on_tunnel_failed(opening, error),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 let local = to_libp2p(self.local);
                 found.into_iter().filter(|(peer, _)| *peer != local).for_each(|(peer, addr)| self.book.add(peer, addr));
                 self.seek_company(Instant::now());
             }
+            BehaviourEvent::Prober(event) => self.on_tested(event),
+            BehaviourEvent::Upnp(event) => self.on_gateway(event),
+            BehaviourEvent::Called(event) => self.on_reserved(event),
+            BehaviourEvent::Relaying(event) => self.on_relaying(event),
+            BehaviourEvent::Punch(event) => self.on_punched(event),
             _ => {}
         }
     }
 
-    fn on_seen_at(&mut self, address: Multiaddr) {
-        if !self.external.contains(&address) && self.external.len() < limits::MAX_EXTERNAL {
-            self.external.push(address);
-        }
-    }
-
     fn on_listen_closed(&mut self, address: &Multiaddr) {
+        if super::book::is_relayed(address) {
+            return;
+        }
         let addr = self.with_id(address);
         self.emit(MeshEvent::ListenClosed(addr));
     }
@@ -100,19 +108,21 @@ impl Actor {
             }
             None => {}
         }
-        let exempt = self.pinned.contains(&peer) || self.join.is_bootstrap(&peer);
+        let exempt = self.is_exempt(&peer);
         if exempt {
             self.swarm.behaviour_mut().guard.exempt(peer);
         }
         self.upkeep.found_pinned(&peer);
         let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
-        let known = self.peers.entry(peer).or_insert_with(|| Peer {
+        self.peers.entry(peer).or_insert_with(|| Peer {
             id,
-            connections: Vec::new(),
+            links: Vec::new(),
             direction,
             since: SystemTime::now(),
             connected_at: now,
             listen: Vec::new(),
+            observed: Vec::new(),
+            relays: false,
             announced: None,
             agent: None,
             rtt: None,
@@ -123,17 +133,15 @@ impl Actor {
             rpcs: 0,
             closing: false,
         });
-        known.connections.push((connection, endpoint.get_remote_address().clone()));
         self.hood.connected(now, peer, direction == Direction::Inbound, wanted, exempt);
+        self.linked(now, peer, connection, &endpoint);
         self.flush(peer);
     }
 
     fn on_closed(&mut self, peer: PeerId, connection: ConnectionId, remaining: u32) {
         count(&self.metrics.connections_closed);
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        known.connections.retain(|(id, _)| *id != connection);
         if remaining > 0 {
-            return;
+            return self.unlinked(Instant::now(), peer, connection);
         }
         let (now, known) = (Instant::now(), self.peers.remove(&peer));
         let by_us = known.as_ref().is_some_and(|known| known.closing);
@@ -194,11 +202,15 @@ impl Actor {
             return self.close(&peer);
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        let Some((_, by)) = known.connections.iter().find(|(id, _)| *id == connection) else { return };
-        let listen = super::book::reachable(info.listen_addrs, by);
+        let Some(link) = known.link(connection) else { return };
+        let listen = super::book::reachable(info.listen_addrs, &link.addr);
         let agent: String = protocol::text::plain(&info.agent_version, limits::MAX_AGENT);
         known.agent = Some(agent);
         let serves = info.protocols.contains(&self.names.kad);
+        known.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        if known.serves_dht && !serves {
+            self.swarm.behaviour_mut().kad.remove_peer(&peer);
+        }
         let first = !std::mem::replace(&mut known.identified, true);
         let news = first || known.listen != listen || known.serves_dht != serves;
         known.serves_dht = serves;
@@ -209,11 +221,13 @@ impl Actor {
             self.emit(MeshEvent::PeerConnected(id));
         }
         self.take_announced(now, peer);
+        self.seen_at(now, peer, connection, info.observed_addr);
         if first && subscribed {
             self.emit(MeshEvent::PeerSubscribed(id));
         }
         if first {
             self.seek_company(now);
+            self.offer_candidates();
         }
     }
 
@@ -310,7 +324,7 @@ impl Actor {
             (None, Ok(body), Some(from)) => {
                 self.hood.useful(now, &peer);
                 let token = RequestToken(self.next_id());
-                self.requests.insert(token, channel);
+                self.requests.insert(token, (peer, channel));
                 self.emit(MeshEvent::Request { token, from, body });
             }
             (refusal, ..) => {
@@ -321,9 +335,9 @@ impl Actor {
         }
     }
 
-    fn on_tunnel(&mut self, peer: PeerId, stream: Stream) {
-        let Some(known) = self.peers.get(&peer) else { return };
-        match Counted::within_bounds(stream, &known.tunnels, &self.tunnels) {
+    fn on_tunnel(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
+        let Some((known, counts)) = self.counts(&peer, connection) else { return };
+        match Counted::within_bounds(stream, counts) {
             Some(stream) => {
                 count(&self.metrics.tunnels_in);
                 let from = known.id;

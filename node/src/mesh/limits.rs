@@ -17,8 +17,9 @@ pub const VISIT: Duration = Duration::from_secs(10);
 /// Connections above the neighbours (visitors, lookups) before inbound ones are refused outright. It bounds memory:
 /// (24 + 96) × 150 KiB < 18 MiB.
 pub const MAX_VISITORS: usize = 96;
-/// Connections a peer may have at once: one each over TCP and QUIC, and one more while both sides dial.
-pub const MAX_CONNECTIONS_PER_PEER: usize = 3;
+/// Connections a peer may have at once: one each over TCP and QUIC, one more while both sides dial, and the relayed one
+/// that a hole is punched beside.
+pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
 /// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
 pub const MAX_PENDING_INBOUND: usize = 96;
 /// Outbound dials at once: a lookup runs 3 in parallel, the rest is for requests.
@@ -121,7 +122,92 @@ pub const MAX_LOOKUPS: usize = 32;
 /// Refusals of which the node was told lately: one event for each peer and reason in `REPORT_EVERY`.
 pub const MAX_REPORTED: usize = 1024;
 pub const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// Addresses at which peers say they see us.
+/// Addresses at which we may be reachable, and what is known of each: both transports, both IP versions, two routers,
+/// and as many mistakes.
 pub const MAX_EXTERNAL: usize = 16;
+/// Of the addresses at which peers say they see us, so many are tested, those that most of their networks
+/// agree on: both transports of both IP versions.
+pub const MAX_CANDIDATES: usize = 4;
+/// Peers whose verdict on an address counts, the latest: the majority of three is not one liar's.
+pub const VERDICTS: usize = 3;
+/// Networks that must have come in through a router before their word for its address is taken.
+pub const WITNESSES: usize = 2;
+/// A verdict on an address is forgotten after this: machines move.
+pub const VERDICT_KEPT: Duration = Duration::from_secs(3600);
+/// Addresses are tested again this often, at some 100 bytes each (30 to 100 KB for one that the tester does not see us
+/// at) …
+pub const RETEST: Duration = Duration::from_secs(900);
+/// … and this often, so many times, while verdicts are few or differ.
+pub const RETEST_SOON: Duration = Duration::from_secs(15);
+pub const QUICK_TESTS: u32 = 6;
+/// How far peers were away lately; for so long nobody need be met there again.
+pub const HORIZON_KEPT: Duration = Duration::from_secs(600);
+/// Addresses dialled lately: who comes in from one of them may have come through the hole that our dial made.
+pub const MAX_SOUGHT: usize = 1024;
+pub const SOUGHT_KEPT: Duration = Duration::from_secs(600);
 /// Dials for company in one tick: joining a network takes a second, not a burst.
 pub const COMPANY_DIALS: usize = 4;
+
+/// Tests of whether they can be reached that we make for others in a minute: for one peer its candidates, 4 times and more …
+pub const DIALBACKS_PER_PEER: usize = 24;
+/// … and for all, a dial a second.
+pub const DIALBACKS: usize = 60;
+/// Holes that we help to punch towards one peer in a minute: the library tries 3 times for each relayed connection.
+pub const PUNCHES_PER_PEER: usize = 6;
+/// For all of them: a dial costs a millisecond, and a router's table some of its places.
+pub const PUNCHES: usize = 60;
+/// Addresses of a peer that are dialled at once to punch a hole; the library dials 8 at a time.
+pub const PUNCH_ADDRS: usize = 8;
+/// Attempts after which the library's list of them is thrown away; it only grows.
+pub const MAX_PUNCHES_KEPT: usize = 1024;
+
+/// Addresses of ours that are announced: an advert has room for as many …
+pub const ANNOUNCED: usize = 4;
+/// … of this length: version 6, QUIC, a relay and both peer ids take 190.
+pub const ANNOUNCED_BYTES: usize = 200;
+/// Relays at which a node that nobody can reach has itself called: one may go away.
+pub const RELAYS: usize = 2;
+/// A relay that refused, or was lost, is not asked again before this: as long as a visitor's stay, thrice.
+pub const RELAY_AVOID: Duration = Duration::from_secs(30);
+/// A relay that says nothing has this long: the library waits for a minute.
+pub const RELAY_ANSWER: Duration = Duration::from_secs(15);
+/// A relayed or superfluous connection is closed this long after a better one is up: what was being said over it has
+/// its answer by then (`RPC_TIMEOUT` is longer, and what is under way is waited for).
+pub const SPARE_KEPT: Duration = Duration::from_secs(2);
+
+/// Reservations that we give: each is a connection that stays, 64 × 150 KiB < 10 MiB.
+pub const RELAY_RESERVATIONS: usize = 64;
+/// … to peers behind one public address: a site behind one router.
+pub const RELAY_RESERVATIONS_PER_IP: usize = 8;
+/// A reservation is renewed within this by who still wants it.
+pub const RELAY_RESERVATION_LIFE: Duration = Duration::from_secs(3600);
+/// Relayed connections at once; each holds two buffers of `RELAY_BUFFER` and up to 512 KiB of the streams' windows.
+pub const RELAY_CIRCUITS: usize = 128;
+/// … that one peer has opened: a requestor with VMs at so many providers behind routers.
+pub const RELAY_CIRCUITS_PER_PEER: usize = 16;
+/// … that lead to one holder of a reservation: its tenants, and some who look.
+pub const RELAY_CIRCUITS_PER_HOLDER: usize = 32;
+/// A relayed connection ends after this: a working day's session fits; then it is dialled anew.
+pub const RELAY_CIRCUIT_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// … or after so many bytes, both ways together: an image or two.
+pub const RELAY_CIRCUIT_BYTES: u64 = 8 << 30;
+/// What is carried for one holder in a `RELAY_WINDOW`, both ways together: all 64 holders at once use 1 TiB a day,
+/// some 100 Mbit/s. The holder pays, not who calls: it alone chose this relay.
+pub const RELAY_BUDGET: u64 = 16 << 30;
+pub const RELAY_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// Holders whose bytes are remembered until their window ends; with so many no newcomer gets a reservation.
+pub const RELAY_ACCOUNTS: usize = 1024;
+/// Each way of a relayed connection.
+pub const RELAY_BUFFER: usize = 32 * 1024;
+/// Requests for a reservation that one peer may make at once, and then every …
+pub const RELAY_ASKS: u32 = 30;
+pub const RELAY_ASKS_EVERY: Duration = Duration::from_secs(120);
+/// … and those behind one address.
+pub const RELAY_ASKS_PER_IP: u32 = 60;
+pub const RELAY_ASKS_PER_IP_EVERY: Duration = Duration::from_secs(60);
+/// Relayed connections that one peer may ask for at once, and then every …: each makes the holder work, too.
+pub const RELAY_CALLS: u32 = 30;
+pub const RELAY_CALLS_EVERY: Duration = Duration::from_secs(10);
+/// … and those behind one address.
+pub const RELAY_CALLS_PER_IP: u32 = 60;
+pub const RELAY_CALLS_PER_IP_EVERY: Duration = Duration::from_secs(2);

@@ -56,6 +56,18 @@ counters! {
     /// Neighbours given up in favour of newcomers.
     evicted,
     lookups,
+    /// Holes punched: relayed connections that became direct ones.
+    punched,
+    /// Holes that could not be punched.
+    punches_failed,
+    /// Relayed connections that were given up for direct ones.
+    relayed_closed,
+    /// Reservations at this relay, now.
+    relay_reservations,
+    /// Connections that this node relays, now.
+    relay_circuits,
+    /// Bytes relayed in the windows that run.
+    relay_bytes,
     /// Peers connected now.
     connected,
     /// Neighbours now.

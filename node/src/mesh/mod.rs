@@ -5,11 +5,12 @@
 //! |---|---|
 //! | `types`, `handle` | the boundary: configuration, events, commands |
 //! | `limits` | every bound, with its reason |
-//! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `upkeep` are the parts of what it does |
+//! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `nat`, `paths`, `upkeep` are parts of it |
 //! | `peer` | what is known of a connected peer |
-//! | `neighbours`, `join`, `limiter`, `book` | what it decides; pure |
+//! | `neighbours`, `join`, `limiter`, `book`, `reachability`, `relays` | what it decides; pure |
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
+//! | `prober`, `dialback`, `relaying`, `conduit`, `punch` | the library's AutoNAT, relay and hole punching, bounded |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod actor;
@@ -17,6 +18,8 @@ mod announce;
 mod behaviour;
 mod book;
 mod codec;
+mod conduit;
+mod dialback;
 mod events;
 mod guard;
 mod handle;
@@ -27,9 +30,16 @@ pub mod link;
 mod metered;
 mod metrics;
 mod names;
+mod nat;
 mod neighbours;
+mod paths;
 mod peer;
+mod prober;
+mod punch;
 mod reach;
+mod reachability;
+mod relaying;
+mod relays;
 mod streams;
 mod transport;
 mod tunnels;

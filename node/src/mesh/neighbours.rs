@@ -32,6 +32,7 @@ struct Member {
     inbound: bool,
     /// We dialled it for company, or were told to.
     wanted: bool,
+    relayed: bool,
     standing: Standing,
     /// When it last did something for us: asked, answered, passed on a good message.
     useful: Option<Instant>,
@@ -88,7 +89,14 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
         } else {
             Standing::Visitor { until: now + limits::VISIT }
         };
-        self.members.entry(peer).or_insert(Member { since: now, inbound, wanted, standing, useful: None });
+        self.members.entry(peer).or_insert(Member {
+            since: now,
+            inbound,
+            wanted,
+            relayed: false,
+            standing,
+            useful: None,
+        });
     }
 
     /// Who closes on us although we asked for its company, and soon, has no room. Visits end without ill feelings, and
@@ -121,13 +129,23 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
         }
     }
 
+    /// It is connected by a relay only, or no longer so. Such a peer is a visitor, however welcome: what is said to it
+    /// is carried by somebody who has better things to do.
+    pub fn set_relayed(&mut self, now: Instant, peer: &P, relayed: bool) {
+        let Some(member) = self.members.get_mut(peer) else { return };
+        member.relayed = relayed;
+        if relayed && member.standing == Standing::Neighbour {
+            member.standing = Standing::Visitor { until: now + limits::VISIT };
+        }
+    }
+
     /// A pin given or taken back, while the peer may be connected.
     pub fn set_exempt(&mut self, now: Instant, peer: &P, exempt: bool) {
         let has_room = self.neighbours() < self.max;
         let Some(member) = self.members.get_mut(peer) else { return };
         member.standing = match (exempt, member.standing) {
             (true, _) => Standing::Exempt,
-            (false, Standing::Exempt) if has_room => Standing::Neighbour,
+            (false, Standing::Exempt) if has_room && !member.relayed => Standing::Neighbour,
             (false, Standing::Exempt) => Standing::Visitor { until: now + limits::VISIT },
             (false, as_it_was) => as_it_was,
         };
@@ -154,10 +172,13 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
     }
 
     fn end_visit(&mut self, now: Instant, visitor: P, use_of: &impl Fn(&P) -> Use) -> Option<(P, Closing)> {
-        let inbound = self.members[&visitor].inbound;
+        let Member { inbound, relayed, .. } = self.members[&visitor];
         if use_of(&visitor).busy {
             self.stand(&visitor, Standing::Visitor { until: now + limits::VISIT });
             return None;
+        }
+        if relayed {
+            return Some((visitor, Closing::Surplus));
         }
         if self.neighbours() < self.max && (inbound || self.missing() > 0) {
             self.stand(&visitor, Standing::Neighbour);
@@ -269,6 +290,18 @@ mod tests {
         assert_eq!(hood.kept(), 5);
         hood.set_exempt(start, &9, false);
         assert_eq!(hood.review(start + limits::VISIT, IDLE), [(9, Closing::Surplus)]);
+    }
+
+    #[test]
+    fn who_is_carried_by_a_relay_only_visits() {
+        let start = Instant::now();
+        let mut hood = Neighbourhood::new(4, 2);
+        (1..4).for_each(|peer| hood.connected(start, peer, true, true, peer == 3));
+        (1..4).for_each(|peer| hood.set_relayed(start, &peer, true));
+        assert_eq!((hood.kept(), hood.missing()), (1, 1), "a leased peer stays");
+        hood.set_relayed(start, &2, false);
+        assert_eq!(hood.review(start + limits::VISIT, IDLE), [(1, Closing::Surplus)], "2 has a hole punched meanwhile");
+        assert_eq!(hood.kept(), 2);
     }
 
     #[test]

@@ -1,19 +1,56 @@
 //! What is known of a connected peer, and what a dial is for.
 use super::streams::Count;
-use super::types::{Direction, MeshError};
+use super::types::{Direction, MeshError, Path};
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
+
+/// One connection to a peer.
+pub(super) struct Link {
+    pub id: ConnectionId,
+    /// Where it leads to, or comes from.
+    pub addr: Multiaddr,
+    pub inbound: bool,
+    /// Where it came in.
+    pub local: Option<Multiaddr>,
+    /// Who carries it.
+    pub relay: Option<protocol::PeerId>,
+    /// It goes through two routers that let nobody in.
+    pub punched: bool,
+    /// It was made to test an address; nothing is to be said over it.
+    pub spare: bool,
+    pub tunnels: Count,
+    pub since: Instant,
+}
+
+impl Link {
+    pub fn direct_ip(&self) -> Option<IpAddr> {
+        super::book::ip_of(&self.addr).filter(|_| self.relay.is_none())
+    }
+    pub fn path(&self) -> Path {
+        match (self.relay, self.punched) {
+            (Some(relay), _) => Path::Relayed { relay },
+            (None, true) => Path::HolePunched,
+            (None, false) => Path::Direct,
+        }
+    }
+}
 
 /// A connected peer.
 pub(super) struct Peer {
     pub id: protocol::PeerId,
-    pub connections: Vec<(ConnectionId, Multiaddr)>,
+    /// The oldest first.
+    pub links: Vec<Link>,
     pub direction: Direction,
     pub since: SystemTime,
     pub connected_at: Instant,
     pub listen: Vec<Multiaddr>,
+    /// Where it sees us, at most once for TCP and once for QUIC; and whether it has dialled us there.
+    pub observed: Vec<(Multiaddr, bool)>,
+    /// It offers to relay.
+    pub relays: bool,
     /// What it has said since, until it is taken.
     pub announced: Option<Vec<Multiaddr>>,
     pub agent: Option<String>,
@@ -27,6 +64,25 @@ pub(super) struct Peer {
     pub rpcs: usize,
     /// We decided to close it.
     pub closing: bool,
+}
+
+impl Peer {
+    /// The link that new tunnels take: the oldest one without a relay.
+    pub fn best(&self) -> Option<&Link> {
+        self.links.iter().min_by_key(|link| (link.relay.is_some(), link.spare))
+    }
+    pub fn link(&self, id: ConnectionId) -> Option<&Link> {
+        self.links.iter().find(|link| link.id == id)
+    }
+    pub fn is_relayed(&self) -> bool {
+        self.best().is_some_and(|link| link.relay.is_some())
+    }
+    /// The latest of each transport.
+    pub fn sees_us_at(&mut self, addr: Multiaddr, dialled: bool) {
+        let kind = |addr: &Multiaddr| addr.iter().nth(1).map(|part| part.tag());
+        self.observed.retain(|(known, _)| kind(known) != kind(&addr));
+        self.observed.push((addr, dialled));
+    }
 }
 
 /// What a dial is for.

@@ -18,7 +18,7 @@ use super::tunnels::{OpenError, OpeningId};
 use super::types::*;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{DialError, Stream};
+use libp2p::swarm::{ConnectionId, DialError, Stream};
 use libp2p::{Multiaddr, PeerId, kad};
 use protocol::codec::MAX_MESSAGE;
 use std::collections::{HashMap, HashSet};
@@ -37,7 +37,8 @@ struct Rpc {
 
 struct Opening {
     to: PeerId,
-    sent: bool,
+    /// Over this connection.
+    sent: Option<ConnectionId>,
     deadline: Instant,
     done: oneshot::Sender<Result<BoxedStream, MeshError>>,
 }
@@ -91,7 +92,7 @@ impl Actor {
         }
         let opening = self.next_id();
         let deadline = Instant::now() + limits::OPEN_DEADLINE;
-        self.reach.openings.insert(opening, Opening { to, sent: false, deadline, done });
+        self.reach.openings.insert(opening, Opening { to, sent: None, deadline, done });
         self.reach_out(to);
     }
 
@@ -135,9 +136,11 @@ impl Actor {
             self.reach.by_request.insert(request, *id);
             sent += 1;
         }
-        for (id, opening) in self.reach.openings.iter_mut().filter(|(_, opening)| opening.to == peer && !opening.sent) {
-            opening.sent = true;
-            self.swarm.behaviour_mut().tunnels.open(peer, *id);
+        let best = self.peers.get(&peer).and_then(|known| known.best()).map(|link| link.id);
+        let waiting = self.reach.openings.iter_mut().filter(|(_, o)| o.to == peer && o.sent.is_none());
+        for (id, opening) in waiting.take(if best.is_some() { usize::MAX } else { 0 }) {
+            opening.sent = best;
+            best.inspect(|link| self.swarm.behaviour_mut().tunnels.open(peer, *link, *id));
         }
         if let Some(known) = self.peers.get_mut(&peer) {
             known.rpcs += sent;
@@ -165,7 +168,7 @@ impl Actor {
             self.end_rpc(rpc, Err(RpcError::Unreachable(why.to_owned())));
         }
         let openings: Vec<OpeningId> =
-            self.reach.openings.iter().filter(|(_, o)| o.to == peer && !o.sent).map(|(id, _)| *id).collect();
+            self.reach.openings.iter().filter(|(_, o)| o.to == peer && o.sent.is_none()).map(|(id, _)| *id).collect();
         for opening in openings {
             self.end_opening(opening, Err(MeshError::Unreachable(why.to_owned())));
         }
@@ -264,19 +267,20 @@ impl Actor {
         self.end_rpc(id, Err(error));
     }
 
-    fn end_opening(&mut self, id: OpeningId, result: Result<Stream, MeshError>) {
+    fn end_opening(&mut self, id: OpeningId, result: Result<(ConnectionId, Stream), MeshError>) {
         let Some(opening) = self.reach.openings.remove(&id) else { return };
-        let result = result.and_then(|stream| {
-            let known = self.peers.get(&opening.to).ok_or(MeshError::Unreachable("the connection closed".into()))?;
+        let result = result.and_then(|(connection, stream)| {
+            let closed = || MeshError::Unreachable("the connection closed".into());
+            let (_, counts) = self.counts(&opening.to, connection).ok_or_else(closed)?;
             count(&self.metrics.tunnels_out);
-            Ok(Box::new(Counted::new(stream, &known.tunnels, &self.tunnels)) as BoxedStream)
+            Ok(Box::new(Counted::new(stream, counts)) as BoxedStream)
         });
         // Err: the caller has gone, and the stream with it.
         let _ = opening.done.send(result);
     }
 
-    pub(super) fn on_tunnel_opened(&mut self, id: OpeningId, stream: Stream) {
-        self.end_opening(id, Ok(stream));
+    pub(super) fn on_tunnel_opened(&mut self, id: OpeningId, connection: ConnectionId, stream: Stream) {
+        self.end_opening(id, Ok((connection, stream)));
     }
 
     pub(super) fn on_tunnel_failed(&mut self, id: OpeningId, error: OpenError) {
@@ -288,10 +292,18 @@ impl Actor {
         self.end_opening(id, Err(error));
     }
 
+    /// One of several connections is gone: what was being opened over it goes over another.
+    pub(super) fn reopen(&mut self, peer: PeerId, connection: ConnectionId) {
+        for opening in self.reach.openings.values_mut().filter(|o| o.to == peer && o.sent == Some(connection)) {
+            opening.sent = None;
+        }
+        self.flush(peer);
+    }
+
     /// The last connection is gone: tunnels that were being opened over it will not open.
     pub(super) fn lost(&mut self, peer: PeerId) {
         let openings: Vec<OpeningId> =
-            self.reach.openings.iter().filter(|(_, o)| o.to == peer && o.sent).map(|(id, _)| *id).collect();
+            self.reach.openings.iter().filter(|(_, o)| o.to == peer && o.sent.is_some()).map(|(id, _)| *id).collect();
         for opening in openings {
             self.end_opening(opening, Err(MeshError::Unreachable("the connection closed".into())));
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-/// Tunnels of one peer, or of all.
+/// Tunnels over one connection, of one peer, or of all.
 #[derive(Clone, Default)]
 pub struct Count(Arc<AtomicUsize>);
 
@@ -22,27 +22,41 @@ impl Count {
 
 pub struct Counted {
     inner: Compat<Stream>,
-    of_peer: Count,
-    of_all: Count,
+    counts: Counts,
+}
+
+/// Where a tunnel is counted.
+#[derive(Clone)]
+pub struct Counts {
+    pub of_link: Count,
+    pub of_peer: Count,
+    pub of_all: Count,
+}
+
+impl Counts {
+    fn each(&self) -> [&Count; 3] {
+        [&self.of_link, &self.of_peer, &self.of_all]
+    }
 }
 
 impl Counted {
-    pub fn new(stream: Stream, of_peer: &Count, of_all: &Count) -> Self {
-        for count in [of_peer, of_all] {
+    pub fn new(stream: Stream, counts: Counts) -> Self {
+        for count in counts.each() {
             count.0.fetch_add(1, Ordering::Relaxed);
         }
-        Counted { inner: stream.compat(), of_peer: of_peer.clone(), of_all: of_all.clone() }
+        Counted { inner: stream.compat(), counts }
     }
     /// An inbound stream, unless there are too many.
-    pub fn within_bounds(stream: Stream, of_peer: &Count, of_all: &Count) -> Option<Self> {
-        let room = of_peer.get() < limits::MAX_TUNNELS_PER_PEER && of_all.get() < limits::MAX_TUNNELS;
-        room.then(|| Counted::new(stream, of_peer, of_all))
+    pub fn within_bounds(stream: Stream, counts: Counts) -> Option<Self> {
+        let (of_peer, of_all) = (counts.of_peer.get(), counts.of_all.get());
+        let room = of_peer < limits::MAX_TUNNELS_PER_PEER && of_all < limits::MAX_TUNNELS;
+        room.then(|| Counted::new(stream, counts))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        for count in [&self.of_peer, &self.of_all] {
+        for count in self.counts.each() {
             count.0.fetch_sub(1, Ordering::Relaxed);
         }
     }

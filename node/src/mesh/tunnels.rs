@@ -18,8 +18,8 @@ pub type OpeningId = u64;
 
 #[derive(Debug)]
 pub enum TunnelEvent {
-    Inbound { peer: PeerId, stream: Stream },
-    Opened { opening: OpeningId, stream: Stream },
+    Inbound { peer: PeerId, connection: ConnectionId, stream: Stream },
+    Opened { opening: OpeningId, connection: ConnectionId, stream: Stream },
     Failed { opening: OpeningId, error: OpenError },
 }
 
@@ -40,9 +40,10 @@ impl Tunnels {
     pub fn new(protocol: StreamProtocol) -> Self {
         Tunnels { protocol, queue: VecDeque::new() }
     }
-    /// Over any connection to the peer. When the last one closes first, no event follows.
-    pub fn open(&mut self, peer: PeerId, opening: OpeningId) {
-        self.queue.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler: NotifyHandler::Any, event: opening });
+    /// When this connection closes first, no event follows.
+    pub fn open(&mut self, peer: PeerId, connection: ConnectionId, opening: OpeningId) {
+        let handler = NotifyHandler::One(connection);
+        self.queue.push_back(ToSwarm::NotifyHandler { peer_id: peer, handler, event: opening });
     }
     fn handler(&self) -> Handler {
         Handler { protocol: self.protocol.clone(), requested: VecDeque::new(), done: VecDeque::new() }
@@ -76,10 +77,10 @@ impl NetworkBehaviour for Tunnels {
 
     fn on_swarm_event(&mut self, _: FromSwarm) {}
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         self.queue.push_back(ToSwarm::GenerateEvent(match event {
-            Done::Inbound(stream) => TunnelEvent::Inbound { peer, stream },
-            Done::Opened(opening, stream) => TunnelEvent::Opened { opening, stream },
+            Done::Inbound(stream) => TunnelEvent::Inbound { peer, connection, stream },
+            Done::Opened(opening, stream) => TunnelEvent::Opened { opening, connection, stream },
             Done::Failed(opening, error) => TunnelEvent::Failed { opening, error },
         }));
     }

@@ -33,6 +33,12 @@ pub struct MeshConfig {
     pub mdns: bool,
     /// A full node serves the DHT; a one-shot command only asks it, and keeps few neighbours.
     pub server: bool,
+    /// Carry others' connections while this node is publicly reachable; within these bounds.
+    pub relay: Option<RelayLimits>,
+    /// Ask the router to forward our ports (UPnP). Never done by a node that listens on loopback only.
+    pub upnp: bool,
+    /// Believed instead of being found out; only tests of what follows from it want this.
+    pub assume: Option<Reachability>,
     /// How many neighbours are kept beyond pinned and bootstrap peers.
     pub max_neighbours: usize,
     /// Shown to other nodes, e.g. `golemnode/0.1.0`.
@@ -53,9 +59,44 @@ impl MeshConfig {
             remembered: Vec::new(),
             mdns: false,
             server: true,
+            relay: Some(RelayLimits::default()),
+            // Off like mDNS: it speaks to the local network, which is for the caller to want.
+            upnp: false,
+            assume: None,
             max_neighbours: limits::MAX_NEIGHBOURS,
             agent: concat!("golemnode/", env!("CARGO_PKG_VERSION")).to_owned(),
             tick: Some(limits::TICK),
+        }
+    }
+}
+
+/// What a relay gives, at most. The defaults are in `limits`, with their reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayLimits {
+    pub reservations: usize,
+    pub reservations_per_ip: usize,
+    pub circuits: usize,
+    pub circuits_per_peer: usize,
+    pub circuits_per_holder: usize,
+    pub circuit_life: Duration,
+    pub circuit_bytes: u64,
+    /// Of one holder of a reservation, both ways together, in each `window`.
+    pub budget: u64,
+    pub window: Duration,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        RelayLimits {
+            reservations: limits::RELAY_RESERVATIONS,
+            reservations_per_ip: limits::RELAY_RESERVATIONS_PER_IP,
+            circuits: limits::RELAY_CIRCUITS,
+            circuits_per_peer: limits::RELAY_CIRCUITS_PER_PEER,
+            circuits_per_holder: limits::RELAY_CIRCUITS_PER_HOLDER,
+            circuit_life: limits::RELAY_CIRCUIT_LIFE,
+            circuit_bytes: limits::RELAY_CIRCUIT_BYTES,
+            budget: limits::RELAY_BUDGET,
+            window: limits::RELAY_WINDOW,
         }
     }
 }
@@ -199,6 +240,14 @@ pub enum MeshEvent {
         from: PeerId,
         stream: BoxedStream,
     },
+    /// Whether others can reach us, the reason in words, and where: at most `limits::ANNOUNCED` addresses, each ending
+    /// in `/p2p/ID` and of at most `limits::ANNOUNCED_BYTES`, confirmed direct ones before those of relays. Told whenever
+    /// one of the three has changed.
+    Reachability {
+        state: Reachability,
+        why: String,
+        addrs: Vec<String>,
+    },
     Listening(String),
     /// An address that we listened on is gone.
     ListenClosed(String),
@@ -231,10 +280,12 @@ pub enum Refused {
     KeyType,
     /// A message over the size limit.
     Oversized,
+    /// More of our relay than its share, or than we give in all.
+    Relay,
 }
 
 impl Refused {
-    pub const ALL: [Refused; 7] = [
+    pub const ALL: [Refused; 8] = [
         Refused::RequestRate,
         Refused::Tunnels,
         Refused::OtherNetwork,
@@ -242,6 +293,7 @@ impl Refused {
         Refused::ConnectionLimit,
         Refused::KeyType,
         Refused::Oversized,
+        Refused::Relay,
     ];
     pub fn as_str(self) -> &'static str {
         match self {
@@ -252,6 +304,7 @@ impl Refused {
             Refused::ConnectionLimit => "connection_limit",
             Refused::KeyType => "key_type",
             Refused::Oversized => "oversized",
+            Refused::Relay => "relay",
         }
     }
 }
@@ -271,12 +324,56 @@ impl Direction {
     }
 }
 
+/// Can others connect to this node?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reachability {
+    Public,
+    Private,
+    #[default]
+    Unknown,
+}
+
+impl Reachability {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reachability::Public => "public",
+            Reachability::Private => "private",
+            Reachability::Unknown => "unknown",
+        }
+    }
+}
+
+/// How what is said to a peer gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Direct,
+    /// Another node carries it, which reads nothing of it.
+    Relayed {
+        relay: PeerId,
+    },
+    /// Direct, through two routers that let nobody in.
+    HolePunched,
+}
+
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Path::Direct => f.write_str("direct"),
+            Path::Relayed { relay } => write!(f, "relayed by {relay}"),
+            Path::HolePunched => f.write_str("hole-punched"),
+        }
+    }
+}
+
 /// A connected peer.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
     pub peer: PeerId,
     /// Where it is connected from or to, then where it says it listens.
     pub addrs: Vec<String>,
+    pub connections: usize,
+    /// The way that new tunnels take.
+    pub path: Path,
     pub rtt_ms: Option<u64>,
     pub direction: Direction,
     pub agent: Option<String>,

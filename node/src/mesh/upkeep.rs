@@ -58,6 +58,8 @@ impl Actor {
         self.refresh(now);
         self.end_stray_bootstraps();
         self.review(now);
+        self.look_around(now);
+        self.close_spare(now);
         self.metrics.connected.store(self.peers.len() as u64, Ordering::Relaxed);
         self.metrics.neighbours.store(self.hood.kept() as u64, Ordering::Relaxed);
     }
@@ -66,7 +68,7 @@ impl Actor {
         self.reported.retain(|_, at| now.saturating_duration_since(*at) < limits::REPORT_EVERY);
         self.heard.retain(|_, at| now.saturating_duration_since(*at) < limits::ANNOUNCE_EVERY);
         self.limiter.forget_full(now);
-        self.requests.retain(|_, channel| channel.is_open());
+        self.requests.retain(|_, (_, channel)| channel.is_open());
         let late = |since: Instant| now.saturating_duration_since(since) >= limits::JUDGE_WITHIN;
         let before = self.unjudged.len();
         self.unjudged.retain(|_, message| !late(message.since));
@@ -131,7 +133,9 @@ impl Actor {
         }
         let guard = &self.swarm.behaviour().guard;
         let fit = |peer: &&PeerId| {
-            !self.peers.contains_key(*peer)
+            // By a relay nobody is visited for company.
+            self.book.has_direct(peer)
+                && !self.peers.contains_key(*peer)
                 && !dialling.contains(*peer)
                 && !self.hood.is_avoided(now, peer)
                 && !guard.is_banned(peer)
@@ -150,7 +154,7 @@ impl Actor {
         use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(self.book.of(&peer))
+            .addresses(self.book.of(&peer).into_iter().filter(super::book::is_direct).collect())
             .build();
         let connection = opts.connection_id();
         match self.swarm.dial(opts) {
@@ -191,10 +195,12 @@ impl Actor {
     }
 
     fn review(&mut self, now: Instant) {
-        let meshed: HashSet<PeerId> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
-        let peers = &self.peers;
+        let behaviour = self.swarm.behaviour();
+        let meshed: HashSet<PeerId> = behaviour.gossip.all_mesh_peers().copied().collect();
+        let (peers, relaying) = (&self.peers, behaviour.relaying.as_ref());
+        let called = |peer: &PeerId| relaying.is_some_and(|relaying| relaying.holds(peer));
         let closing = self.hood.review(now, |peer| Use {
-            busy: peers.get(peer).is_some_and(|known| known.rpcs > 0 || known.tunnels.get() > 0),
+            busy: called(peer) || peers.get(peer).is_some_and(|known| known.rpcs > 0 || known.tunnels.get() > 0),
             in_gossip_mesh: meshed.contains(peer),
         });
         for (peer, why) in closing {
@@ -227,7 +233,7 @@ impl Actor {
 
     pub(super) fn unpin(&mut self, peer: PeerId) {
         self.upkeep.found_pinned(&peer);
-        if !self.pinned.remove(&peer) || self.join.is_bootstrap(&peer) {
+        if !self.pinned.remove(&peer) || self.is_exempt(&peer) {
             return;
         }
         self.swarm.behaviour_mut().guard.unexempt(&peer);

@@ -90,6 +90,7 @@ pub fn vm(name: &str, status: VmStatus) -> VmView {
         status_detail: None,
         error: None,
         provider: None,
+        path: None,
         image: "tiny".parse().unwrap(),
         cpus: 1,
         memory_mib: Resources::SMALL.memory_mib,

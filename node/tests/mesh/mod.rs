@@ -5,5 +5,6 @@ mod hand_driven;
 mod heartbeat;
 mod membership;
 mod neighbours;
+mod reach;
 mod support;
 mod talk;

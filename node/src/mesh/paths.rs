@@ -1,0 +1,88 @@
+//! The connections to one peer. Two nodes that meet by a relay may have a direct connection a moment later, by a hole
+//! that was punched: then new tunnels take that one, and the relayed one is closed as soon as nothing uses it. What is
+//! open stays where it is: a stream cannot move.
+use super::actor::Actor;
+use super::book;
+use super::limits;
+use super::metrics::count;
+use super::names::from_libp2p;
+use super::peer::{Link, Peer};
+use super::streams::{Count, Counts};
+use libp2p::core::ConnectedPoint;
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+use std::time::Instant;
+
+impl Actor {
+    pub(super) fn linked(&mut self, now: Instant, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let (addr, local) = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => (address, None),
+            // Of who comes by a relay no address is known but the relay's.
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => (local_addr, Some(local_addr)),
+            ConnectedPoint::Listener { local_addr, send_back_addr } => (send_back_addr, Some(local_addr)),
+        };
+        let relay = if endpoint.is_relayed() { self.carrier(addr) } else { None };
+        let spare = self.swarm.behaviour().dialback.as_ref().is_some_and(|dialback| dialback.made(id));
+        let link = Link {
+            id,
+            addr: addr.clone(),
+            inbound: endpoint.is_listener(),
+            local: local.cloned(),
+            relay,
+            punched: false,
+            spare,
+            tunnels: Count::default(),
+            since: now,
+        };
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.links.push(link);
+        let relayed = known.is_relayed();
+        self.hood.set_relayed(now, &peer, relayed);
+    }
+
+    /// Others are left.
+    pub(super) fn unlinked(&mut self, now: Instant, peer: PeerId, id: ConnectionId) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.links.retain(|link| link.id != id);
+        let relayed = known.is_relayed();
+        self.hood.set_relayed(now, &peer, relayed);
+        self.reopen(peer, id);
+    }
+
+    /// Which relay carries what comes by this address. One that has dialled us is not named in it.
+    fn carrier(&self, addr: &Multiaddr) -> Option<protocol::PeerId> {
+        let bare: Multiaddr = addr.iter().take_while(|part| *part != libp2p::multiaddr::Protocol::P2pCircuit).collect();
+        let dialled_us = || {
+            let there = |known: &Peer| known.links.iter().any(|link| link.inbound && link.addr == bare);
+            self.peers.iter().find(|(_, known)| there(known)).map(|(relay, _)| *relay)
+        };
+        book::relay_of(addr).or_else(dialled_us).and_then(|relay| from_libp2p(&relay))
+    }
+
+    pub(super) fn counts(&self, peer: &PeerId, connection: ConnectionId) -> Option<(&Peer, Counts)> {
+        let known = self.peers.get(peer)?;
+        let of_link = known.link(connection)?.tunnels.clone();
+        Some((known, Counts { of_link, of_peer: known.tunnels.clone(), of_all: self.tunnels.clone() }))
+    }
+
+    /// Closes what a better connection has made superfluous, when nothing is under way.
+    pub(super) fn close_spare(&mut self, now: Instant) {
+        let old = |since: Instant| now.saturating_duration_since(since) >= limits::SPARE_KEPT;
+        let mut superfluous = Vec::new();
+        for (peer, known) in self.peers.iter().filter(|(_, known)| known.links.len() > 1) {
+            let settled = known.links.iter().any(|link| link.relay.is_none() && !link.spare && old(link.since));
+            let asked = self.requests.values().any(|(from, _)| from == peer);
+            if settled && !asked && known.rpcs == 0 {
+                let idle =
+                    |link: &&Link| (link.relay.is_some() || link.spare) && old(link.since) && link.tunnels.get() == 0;
+                superfluous.extend(known.links.iter().filter(idle).map(|link| (link.id, link.relay.is_some())));
+            }
+        }
+        for (connection, relayed) in superfluous {
+            if relayed {
+                count(&self.metrics.relayed_closed);
+            }
+            self.swarm.close_connection(connection);
+        }
+    }
+}
