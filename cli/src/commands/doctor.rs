@@ -4,6 +4,7 @@ use crate::failure::Outcome;
 use backends::Check;
 use clap::Args;
 use node::api::client::{self, Client};
+use node::api::types::NodeStatus;
 use node::clock::{now, rfc3339};
 use node::config::{Home, Settings};
 use protocol::Fault;
@@ -28,7 +29,7 @@ pub fn run(context: &Context, _args: &DoctorArgs) -> Outcome {
     checks.push(clock_check());
     let settings = Settings::load(&home).unwrap_or_default();
     checks.extend(port_checks(&home, &settings));
-    checks.push(mesh_check(context, &home));
+    checks.extend(mesh_checks(context, &home));
     checks.extend(provider_checks(context, &home, &settings));
     let bad = checks.iter().filter(|check| !check.ok).count();
     context.show(&checks, || text(&checks))?;
@@ -148,22 +149,50 @@ fn port_check(addr: &str) -> Check {
     }
 }
 
-fn mesh_check(context: &Context, home: &Home) -> Check {
+fn mesh_checks(context: &Context, home: &Home) -> Vec<Check> {
     if !client::is_alive(home) {
-        return Check::ok("mesh", "no node runs on this home now");
+        return vec![Check::ok("mesh", "no node runs on this home now")];
     }
     let node = Client::new(home);
     match context.block_on(async { node.status().await }) {
-        Ok(status) if status.peers == 0 => Check::bad(
+        Ok(status) => vec![mesh_check(&status), reach_check(&status)],
+        Err(_) => {
+            vec![Check::bad("mesh", "the node does not answer", format!("look into {}", home.log().display()))]
+        }
+    }
+}
+
+fn mesh_check(status: &NodeStatus) -> Check {
+    match status.peers {
+        0 => Check::bad(
             "mesh",
             format!("the node is connected to nobody on the network '{}'", status.network),
             "join through another node's address: --bootstrap ADDR (see 'golemnode node invite' there)",
         ),
-        Ok(status) => Check::ok(
-            "mesh",
-            format!("{} peers, {} adverts, reachable: {}", status.peers, status.board.adverts, status.reachability),
-        ),
-        Err(_) => Check::bad("mesh", "the node does not answer", format!("look into {}", home.log().display())),
+        peers => Check::ok("mesh", format!("{peers} peers, {} adverts", status.board.adverts)),
+    }
+}
+
+/// Can others connect to this node? To rent, nobody need; what it offers must be reached, by a relay if need be.
+fn reach_check(status: &NodeStatus) -> Check {
+    let detail = super::node::reachability(status);
+    let forward = "for a direct way, set listen to a fixed port and forward it in the router";
+    let called = status.external_addrs.iter().any(|addr| addr.contains("/p2p-circuit"));
+    match (status.reachability.as_str(), called, &status.provider) {
+        ("public", ..) => Check::ok("reach", detail),
+        ("private", false, Some(_)) => {
+            let hint = format!("join through a node that can be reached, which relays; or {forward}");
+            Check::bad("reach", format!("{detail}; and by no relay either: nobody can rent here"), hint)
+        }
+        ("private", true, _) => Check {
+            hint: Some(forward.to_owned()),
+            ..Check::ok("reach", format!("{detail}; others reach it by a relay"))
+        },
+        ("private", ..) => Check { hint: Some(forward.to_owned()), ..Check::ok("reach", detail) },
+        _ => {
+            let hint = "it is known some seconds after it has met another node".to_owned();
+            Check { hint: Some(hint), ..Check::ok("reach", detail) }
+        }
     }
 }
 

@@ -179,7 +179,8 @@ fn status_text(status: &NodeStatus) -> String {
         ("network", Some(status.network.clone())),
         ("roles", Some(some_of(&status.roles, 9))),
         ("listens on", Some(status.listen_addrs.join("\n             "))),
-        ("reachability", Some(status.reachability.clone())),
+        ("reachability", Some(reachability(status))),
+        ("reached at", Some(status.external_addrs.join("\n             ")).filter(|addrs| !addrs.is_empty())),
         ("peers", Some(status.peers.to_string())),
         ("board", Some(format!("{} adverts, {} shards", status.board.adverts, status.board.shards))),
         ("up", Some(Millis::secs(status.uptime_s).to_string())),
@@ -193,11 +194,19 @@ fn status_text(status: &NodeStatus) -> String {
     ])
 }
 
+pub fn reachability(status: &NodeStatus) -> String {
+    match status.reachability_why.as_str() {
+        "" => status.reachability.clone(),
+        why => format!("{}: {why}", status.reachability),
+    }
+}
+
 fn peers_text(peers: &[PeerView]) -> String {
     let row = |peer: &PeerView| {
         vec![
             peer.peer_id.to_string(),
             peer.direction.clone(),
+            peer.path.to_string(),
             dash(peer.latency_ms.map(|ms| format!("{ms} ms"))),
             Millis::secs(peer.connected_s).to_string(),
             dash(peer.agent.clone()),
@@ -205,7 +214,7 @@ fn peers_text(peers: &[PeerView]) -> String {
         ]
     };
     let rows: Vec<_> = peers.iter().map(row).collect();
-    table(&["PEER", "DIRECTION", "LATENCY", "CONNECTED", "AGENT", "ADDRESS"], &rows)
+    table(&["PEER", "DIRECTION", "PATH", "LATENCY", "CONNECTED", "AGENT", "ADDRESS"], &rows)
 }
 
 #[derive(Serialize)]

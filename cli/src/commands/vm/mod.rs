@@ -164,6 +164,7 @@ fn info_text(vm: &VmView) -> String {
         ("image", Some(vm.image.to_string())),
         ("size", Some(size(vm).to_string())),
         ("provider", vm.provider.map(|peer| peer.to_string())),
+        ("path", vm.path.as_ref().map(ToString::to_string)),
         ("isolation", vm.isolation.map(|isolation| isolation.to_string())),
         ("egress", Some(vm.egress.to_string())),
         ("lease", vm.lease.as_ref().map(|lease| lease.id.to_string())),
