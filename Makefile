@@ -20,7 +20,7 @@ TINY := $(IMAGES)/tiny/manifest.json
 DEBIAN := $(IMAGES)/debian/manifest.json
 INSTALL_DEPS := tests/tools/install-deps.sh
 
-.PHONY: help demo test bench image-tiny image-debian bundle-tiny bundle-debian lint install deps-%
+.PHONY: help demo test nat-full bench image-tiny image-debian bundle-tiny bundle-debian lint install deps-%
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ demo: deps-demo $(TINY) ## rent a VM from another node process on this machine, 
 
 test: deps-test $(TINY) ## every test, with real guests; says at the end what it skipped and why
 	CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS)" tests/tools/run-tests.sh
+
+nat-full: deps-test ## hosts behind NATs at length, as root: 200 MB over each way, 10 minutes and 1 GB by a relay
+	$(CARGO) build $(CARGOFLAGS) -p cli
+	GOLEMNODE_NAT_FULL=1 $(CARGO) test $(CARGOFLAGS) -p tests --test e2e -- nat:: --test-threads 1 --nocapture
 
 bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux (BENCH='stream --pairs 20' measures a part)
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins

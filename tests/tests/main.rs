@@ -1,4 +1,5 @@
 //! One binary: the whole thing, from outside.
 mod hostile;
+mod nat;
 mod rent;
 mod simulated;

@@ -71,6 +71,8 @@ rsync          rsync
 cloud-init     cloud-init
 python3        python3
 libxml2-utils  xmllint
+iproute2       ip
+iptables       iptables
 L
         ;;
     lint)

@@ -2,7 +2,8 @@
 //! library dials whatever it is asked to, as often as it is asked, and leaves the connection open. Here a peer is
 //! dialled at the address that it is seen at, or at another one of the world (for which it has to send 30 to 100 KB
 //! first, so that we are no amplifier), never into our own network or machine unless it is there itself; and so many
-//! times a minute.
+//! times a minute. And it hears soon of a router that swallows what comes: a dial may take as long as the library lets
+//! the peer wait for the answer, which then never comes.
 use super::book::ip_of;
 use super::limits;
 use super::reachability::Scope;
@@ -12,7 +13,8 @@ use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
-use std::collections::{HashMap, HashSet, VecDeque};
+use libp2p::swarm::{DialError, behaviour::DialFailure};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -42,11 +44,17 @@ impl Pace {
     }
 }
 
+struct Dial {
+    since: Instant,
+    /// It has its answer.
+    over: bool,
+}
+
 #[derive(Default)]
 pub struct DialBack {
     inner: server::Behaviour,
     /// Dials of ours, until they have failed or are closed: bounded by `Pace`.
-    dials: HashSet<ConnectionId>,
+    dials: HashMap<ConnectionId, Dial>,
     /// Where each connected peer is seen at.
     seen_at: HashMap<PeerId, Vec<(ConnectionId, IpAddr)>>,
     pace: Pace,
@@ -55,7 +63,20 @@ pub struct DialBack {
 impl DialBack {
     /// This connection was made to test the peer, and is of no other use.
     pub fn made(&self, connection: ConnectionId) -> bool {
-        self.dials.contains(&connection)
+        self.dials.contains_key(&connection)
+    }
+
+    /// What takes long has failed, for who waits for it.
+    pub fn give_up(&mut self, now: Instant) {
+        let late =
+            |dial: &&mut Dial| !dial.over && now.saturating_duration_since(dial.since) >= limits::DIALBACK_PATIENCE;
+        for (connection_id, dial) in self.dials.iter_mut() {
+            let Some(dial) = Some(dial).filter(late) else { continue };
+            dial.over = true;
+            let failure = DialFailure { peer_id: None, error: &DialError::Aborted, connection_id: *connection_id };
+            // Without effect on one that is connected.
+            self.inner.on_swarm_event(FromSwarm::DialFailure(failure));
+        }
     }
 
     fn may_dial(&mut self, peer: PeerId, addresses: &[Multiaddr]) -> Result<(), &'static str> {
@@ -85,7 +106,7 @@ impl NetworkBehaviour for DialBack {
         addresses: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        let Some(peer) = peer.filter(|_| self.dials.contains(&connection)) else { return Ok(Vec::new()) };
+        let Some(peer) = peer.filter(|_| self.dials.contains_key(&connection)) else { return Ok(Vec::new()) };
         let Err(why) = self.may_dial(peer, addresses) else { return Ok(Vec::new()) };
         self.dials.remove(&connection);
         // A handler that is dropped tells the peer that we could not try, and not that it cannot be reached.
@@ -153,7 +174,7 @@ impl NetworkBehaviour for DialBack {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         let next = self.inner.poll(cx);
         if let Poll::Ready(ToSwarm::Dial { opts }) = &next {
-            self.dials.insert(opts.connection_id());
+            self.dials.insert(opts.connection_id(), Dial { since: Instant::now(), over: false });
         }
         next
     }

@@ -152,10 +152,16 @@ pub const COMPANY_DIALS: usize = 4;
 pub const DIALBACKS_PER_PEER: usize = 24;
 /// … and for all, a dial a second.
 pub const DIALBACKS: usize = 60;
+/// A dial that takes longer is called a failure: twice what the handshake takes over a satellite.
+pub const DIALBACK_PATIENCE: Duration = Duration::from_secs(5);
 /// Holes that we help to punch towards one peer in a minute: the library tries 3 times for each relayed connection.
 pub const PUNCHES_PER_PEER: usize = 6;
 /// For all of them: a dial costs a millisecond, and a router's table some of its places.
 pub const PUNCHES: usize = 60;
+/// The longest that a dial through a hole takes: the library's time-out, and both sides dial.
+pub const PUNCH_TAKES: Duration = Duration::from_secs(20);
+/// While a relayed connection lasts and no hole could be punched, it is tried again this often: routers change.
+pub const PUNCH_AGAIN: Duration = Duration::from_secs(600);
 /// Addresses of a peer that are dialled at once to punch a hole; the library dials 8 at a time.
 pub const PUNCH_ADDRS: usize = 8;
 /// Attempts after which the library's list of them is thrown away; it only grows.

@@ -180,6 +180,10 @@ impl Actor {
             let wanted = |addr: &Multiaddr| due == Due::All || !evidence.is_settled(&addr.to_string());
             self.swarm.behaviour_mut().prober.retest(wanted);
         }
+        if let Some(dialback) = self.swarm.behaviour_mut().dialback.as_mut() {
+            dialback.give_up(now);
+        }
+        self.swarm.behaviour_mut().punch.try_again(now);
         for (relay, listener) in self.nat.relays.silent(now) {
             self.swarm.remove_listener(listener);
             self.release_relay(now, relay);

@@ -23,13 +23,15 @@ impl Actor {
         };
         let relay = if endpoint.is_relayed() { self.carrier(addr) } else { None };
         let spare = self.swarm.behaviour().dialback.as_ref().is_some_and(|dialback| dialback.made(id));
+        // Both sides dial, and either dial may be the one that gets through.
+        let came_through = endpoint.is_listener() && self.swarm.behaviour().punch.is_punching(now, &peer);
         let link = Link {
             id,
             addr: addr.clone(),
             inbound: endpoint.is_listener(),
             local: local.cloned(),
             relay,
-            punched: false,
+            punched: came_through,
             spare,
             tunnels: Count::default(),
             since: now,

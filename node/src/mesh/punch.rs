@@ -12,8 +12,8 @@ use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
 use libp2p::dcutr;
 use libp2p::swarm::behaviour::NewExternalAddrCandidate;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionHandler, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm,
+    ConnectionDenied, ConnectionHandler, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll};
@@ -21,10 +21,13 @@ use std::time::{Duration, Instant};
 
 type Handled = <dcutr::Behaviour as NetworkBehaviour>::ConnectionHandler;
 type Said = <<Handled as ConnectionHandler>::ToBehaviour as Halves>::Left;
+type Asked = <<Handled as ConnectionHandler>::FromBehaviour as Halves>::Left;
 
 struct Live {
     peer: PeerId,
     endpoint: ConnectedPoint,
+    /// When it was last tried, for a relayed one.
+    tried: Instant,
 }
 
 pub struct Punch {
@@ -36,6 +39,8 @@ pub struct Punch {
     candidates: Vec<Multiaddr>,
     lately: VecDeque<(PeerId, Instant)>,
     attempts: usize,
+    /// Connections over which the peer is to be asked again: at most as many as there are.
+    again: Vec<(PeerId, ConnectionId)>,
 }
 
 impl Punch {
@@ -47,6 +52,26 @@ impl Punch {
             candidates: Vec::new(),
             lately: VecDeque::new(),
             attempts: 0,
+            again: Vec::new(),
+        }
+    }
+
+    /// By the protocol it is the one who was called that asks.
+    pub fn try_again(&mut self, now: Instant) {
+        let direct = |peer: PeerId, live: &Live| live.peer == peer && !live.endpoint.is_relayed();
+        let due: Vec<(PeerId, ConnectionId)> = self
+            .live
+            .iter()
+            .filter(|(_, live)| live.endpoint.is_relayed() && live.endpoint.is_listener())
+            .filter(|(_, live)| now.saturating_duration_since(live.tried) >= limits::PUNCH_AGAIN)
+            .filter(|(_, live)| !self.live.values().any(|other| direct(live.peer, other)))
+            .map(|(connection, live)| (live.peer, *connection))
+            .collect();
+        for (peer, connection) in due {
+            if let Some(live) = self.live.get_mut(&connection) {
+                live.tried = now;
+                self.again.push((peer, connection));
+            }
         }
     }
 
@@ -81,6 +106,12 @@ impl Punch {
             self.tell(&addr);
             self.candidates.push(addr);
         }
+    }
+
+    /// A hole towards this peer was begun just now: who comes in from it comes through that.
+    pub fn is_punching(&self, now: Instant, peer: &PeerId) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < limits::PUNCH_TAKES;
+        self.lately.iter().any(|(known, at)| known == peer && lately(*at))
     }
 
     fn admits(&mut self, now: Instant, peer: PeerId) -> bool {
@@ -153,7 +184,7 @@ impl NetworkBehaviour for Punch {
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match &event {
             FromSwarm::ConnectionEstablished(new) => {
-                let live = Live { peer: new.peer_id, endpoint: new.endpoint.clone() };
+                let live = Live { peer: new.peer_id, endpoint: new.endpoint.clone(), tried: Instant::now() };
                 self.live.insert(new.connection_id, live);
             }
             FromSwarm::ConnectionClosed(closed) => {
@@ -183,6 +214,10 @@ impl NetworkBehaviour for Punch {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        if let Some((peer_id, connection)) = self.again.pop() {
+            let (handler, event) = (NotifyHandler::One(connection), Either::Left(Asked::Connect));
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
+        }
         self.inner.poll(cx)
     }
 }
@@ -218,10 +253,43 @@ mod tests {
     }
 
     #[test]
+    fn while_a_relayed_connection_lasts_it_is_tried_again() {
+        let (now, peer) = (Instant::now(), PeerId::random());
+        let relayed = |listener: bool| {
+            let addr: Multiaddr = format!("/ip4/192.0.2.1/tcp/1/p2p/{peer}/p2p-circuit").parse().unwrap();
+            match listener {
+                true => ConnectedPoint::Listener { local_addr: addr, send_back_addr: Multiaddr::empty() },
+                false => {
+                    ConnectedPoint::Dialer { address: addr, role_override: Endpoint::Dialer, port_use: PortUse::New }
+                }
+            }
+        };
+        let mut punch = Punch::new(PeerId::random());
+        for (id, listener) in [(1, true), (2, false)] {
+            let live = Live { peer, endpoint: relayed(listener), tried: now };
+            punch.live.insert(ConnectionId::new_unchecked(id), live);
+        }
+        let later = now + limits::PUNCH_AGAIN;
+        punch.try_again(later - Duration::from_secs(1));
+        assert!(punch.again.is_empty());
+        punch.try_again(later);
+        punch.try_again(later);
+        assert_eq!(punch.again, [(peer, ConnectionId::new_unchecked(1))], "once, by the one who was called");
+        let addr: Multiaddr = "/ip4/192.0.2.9/tcp/1".parse().unwrap();
+        let endpoint = ConnectedPoint::Listener { local_addr: addr.clone(), send_back_addr: addr };
+        punch.live.insert(ConnectionId::new_unchecked(3), Live { peer, endpoint, tried: now });
+        punch.again.clear();
+        punch.try_again(later + limits::PUNCH_AGAIN);
+        assert!(punch.again.is_empty(), "there is a direct one");
+    }
+
+    #[test]
     fn attempts_are_few_and_the_past_is_thrown_away() {
         let (now, peer) = (Instant::now(), PeerId::random());
         let mut punch = Punch::new(PeerId::random());
+        assert!(!punch.is_punching(now, &peer));
         assert_eq!((0..100).filter(|_| punch.admits(now, peer)).count(), limits::PUNCHES_PER_PEER);
+        assert!(punch.is_punching(now, &peer) && !punch.is_punching(now + limits::PUNCH_TAKES, &peer));
         assert_eq!(
             (0..1000).filter(|_| punch.admits(now, PeerId::random())).count(),
             limits::PUNCHES - limits::PUNCHES_PER_PEER
@@ -242,6 +310,7 @@ mod tests {
         punch.attempts = limits::MAX_PUNCHES_KEPT;
         punch.renew();
         assert_eq!(punch.attempts, 0);
+        assert!(punch.again.is_empty());
         punch.on_swarm_event(FromSwarm::ConnectionClosed(libp2p::swarm::behaviour::ConnectionClosed {
             peer_id: peer,
             connection_id: direct,
