@@ -104,7 +104,8 @@ fn behaviour(
         .with_max_concurrent_streams(limits::MAX_CONTROL_STREAMS);
     let protocols = [(names.control.clone(), request_response::ProtocolSupport::Full)];
     let guard = Guard::new(config.max_neighbours);
-    let (kad, gossip, mdns) = (kademlia(config, names, local), gossip(names, Copies(metrics.clone()))?, multicast(config.mdns, local));
+    let (kad, gossip, mdns) =
+        (kademlia(config, names, local), gossip(names, Copies(metrics.clone()))?, multicast(config.mdns, local));
     let (identify, ping) = (identify::Behaviour::new(identify), ping::Behaviour::new(ping));
     let control = request_response::Behaviour::with_codec(Codec, protocols, control);
     let tunnels = Tunnels::new(names.tunnel.clone());
