@@ -1,5 +1,5 @@
 //! The board: the adverts now alive, as every node keeps them. Whatever comes from a peer is verified before it is
-//! kept or forwarded, and bounded. One board is one shard: a sharded mesh has several of the same.
+//! kept or forwarded, and bounded. The gossiped board is one, and so is what a holder keeps of each shard.
 //!
 //! ```text
 //!            advert, newer seq            300 s since issued or first seen
@@ -17,8 +17,9 @@ use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Adverts of one shard. At about 1 KiB each a full board stays near 4 MiB; a mesh that comes near it is to be sharded.
+/// Adverts of one board. At about 1 KiB each a full one stays near 4 MiB; gossip ends long before that.
 pub const MAX_ADVERTS: usize = 4096;
 /// Withdrawn providers remembered. Those beyond it are forgotten soonest-to-expire first.
 pub const MAX_TOMBSTONES: usize = 4096;
@@ -41,6 +42,10 @@ pub enum BoardRefusal {
     TooManyImages,
     #[error("it names more than {MAX_ADDRS} addresses")]
     TooManyAddrs,
+    #[error("its place is not in this shard")]
+    Misplaced,
+    #[error("too many adverts here come from addresses like its own")]
+    CrowdedBlock,
     #[error("the board is full")]
     Full,
 }
@@ -50,7 +55,10 @@ impl BoardRefusal {
         match self {
             BoardRefusal::Envelope(error) => error.code(),
             BoardRefusal::Expired | BoardRefusal::Future | BoardRefusal::Stale { .. } => ErrorCode::Expired,
-            BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs => ErrorCode::InvalidRequest,
+            BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs | BoardRefusal::Misplaced => {
+                ErrorCode::InvalidRequest
+            }
+            BoardRefusal::CrowdedBlock => ErrorCode::Quota,
             BoardRefusal::Full => ErrorCode::TooManyRequests,
         }
     }
@@ -69,12 +77,17 @@ impl BoardRefusal {
             BoardRefusal::Stale { .. } => "stale",
             BoardRefusal::TooManyImages => "too_many_images",
             BoardRefusal::TooManyAddrs => "too_many_addrs",
+            BoardRefusal::Misplaced => "misplaced",
+            BoardRefusal::CrowdedBlock => "crowded_block",
             BoardRefusal::Full => "full",
         }
     }
     /// Honest peers send stale and expired ones too (gossip travels several ways), so those cost no reputation.
     pub fn is_hostile(&self) -> bool {
-        !matches!(self, BoardRefusal::Stale { .. } | BoardRefusal::Expired | BoardRefusal::Full)
+        !matches!(
+            self,
+            BoardRefusal::Stale { .. } | BoardRefusal::Expired | BoardRefusal::CrowdedBlock | BoardRefusal::Full
+        )
     }
 }
 
@@ -97,17 +110,24 @@ pub struct Page {
     pub items: Vec<PageItem>,
     /// Ask again after this one; none when this was the last page.
     pub next: Option<PeerId>,
+    /// Adverts in the whole mesh, as far as whoever answers knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Entry {
-    pub advert: Sealed<Advert>,
+    /// Shared, for the same advert stands in several shards and in what was found lately.
+    pub advert: Arc<Sealed<Advert>>,
     pub expires: Timestamp,
     /// When these very words were first taken here.
     first_seen: Timestamp,
 }
 
 impl Entry {
+    pub fn first_seen(&self) -> Timestamp {
+        self.first_seen
+    }
     /// What is remembered of one that ends although its words would look fresh if they came again.
     fn tombstone(&self, now: Timestamp) -> Tombstone {
         // From a clock ahead of ours: it has had its 300 s here. Or a forwarder cut its life short: it may come again by
@@ -127,6 +147,7 @@ struct Tombstone {
 #[derive(Debug)]
 pub struct Board {
     network: Network,
+    most: usize,
     entries: BTreeMap<PeerId, Entry>,
     tombstones: BTreeMap<PeerId, Tombstone>,
     /// Nothing here ends before this; what was replaced meanwhile may make it early, never late.
@@ -136,7 +157,11 @@ pub struct Board {
 
 impl Board {
     pub fn new(network: Network) -> Self {
-        Board { network, entries: BTreeMap::new(), tombstones: BTreeMap::new(), earliest: None, revision: 0 }
+        Board::with_room_for(network, MAX_ADVERTS)
+    }
+    pub fn with_room_for(network: Network, most: usize) -> Self {
+        let (entries, tombstones) = (BTreeMap::new(), BTreeMap::new());
+        Board { network, most, entries, tombstones, earliest: None, revision: 0 }
     }
 
     pub fn post(&mut self, now: Timestamp, posting: Posting) -> Result<PeerId, BoardRefusal> {
@@ -148,15 +173,26 @@ impl Board {
 
     /// Takes an advert that may live at most `life` more.
     pub fn advertise(&mut self, now: Timestamp, signed: Signed, life: Millis) -> Result<PeerId, BoardRefusal> {
+        self.is_news(&signed)?;
+        let advert = signed.open::<Advert>(&self.network)?;
+        self.admit(now, Arc::new(advert), life)
+    }
+
+    /// What can be said without a look at the signature.
+    pub fn is_news(&self, signed: &Signed) -> Result<(), BoardRefusal> {
         if signed.body.len() > MAX_ADVERT {
             let oversized = DecodeError::Oversized { size: signed.body.len(), limit: MAX_ADVERT };
             return Err(EnvelopeError::Undecodable(oversized).into());
         }
         // Snapshots bring most adverts again: the very same bytes need no second signature check.
-        if let Some(known) = self.entries.get(&signed.signer).filter(|entry| *entry.advert.signed() == signed) {
+        if let Some(known) = self.entries.get(&signed.signer).filter(|entry| entry.advert.signed() == signed) {
             return Err(BoardRefusal::Stale { got: known.advert.seq, known: known.advert.seq });
         }
-        let advert = signed.open::<Advert>(&self.network)?;
+        Ok(())
+    }
+
+    /// Takes an advert whose signature was checked.
+    pub fn admit(&mut self, now: Timestamp, advert: Arc<Sealed<Advert>>, life: Millis) -> Result<PeerId, BoardRefusal> {
         let provider = advert.provider;
         self.check_times(now, provider, advert.seq, advert.issued)?;
         if advert.terms.images.len() > MAX_IMAGES {
@@ -165,10 +201,10 @@ impl Board {
         if advert.addrs.len() > MAX_ADDRS {
             return Err(BoardRefusal::TooManyAddrs);
         }
-        if self.entries.len() >= MAX_ADVERTS {
+        if self.entries.len() >= self.most {
             self.expire(now);
         }
-        if self.entries.len() >= MAX_ADVERTS && !self.entries.contains_key(&provider) {
+        if self.entries.len() >= self.most && !self.entries.contains_key(&provider) {
             return Err(BoardRefusal::Full);
         }
         let lives_until = (advert.issued.min(now) + ADVERT_TTL).min(now + life);
@@ -181,6 +217,11 @@ impl Board {
 
     fn withdraw(&mut self, now: Timestamp, signed: Signed) -> Result<PeerId, BoardRefusal> {
         let withdrawal = signed.open::<Withdrawal>(&self.network)?;
+        self.take_off(now, &withdrawal)
+    }
+
+    /// Takes a provider off the board by a withdrawal whose signature was checked.
+    pub fn take_off(&mut self, now: Timestamp, withdrawal: &Sealed<Withdrawal>) -> Result<PeerId, BoardRefusal> {
         let provider = withdrawal.provider;
         self.check_times(now, provider, withdrawal.seq, withdrawal.issued)?;
         self.entries.remove(&provider);
@@ -269,27 +310,46 @@ impl Board {
     pub fn get(&self, now: Timestamp, peer: PeerId) -> Option<&Entry> {
         self.entries.get(&peer).filter(|entry| entry.expires > now)
     }
+    pub fn alive(&self, now: Timestamp) -> impl Iterator<Item = PeerId> + '_ {
+        self.entries.iter().filter(move |(_, entry)| entry.expires > now).map(|(peer, _)| *peer)
+    }
     pub fn query<'a>(&'a self, now: Timestamp, query: &'a Query) -> impl Iterator<Item = &'a Entry> {
         self.entries.values().filter(move |entry| entry.expires > now && entry.advert.terms.answers(query))
+    }
+
+    /// Up to `limit` that answer the query, from behind `after` to `until`, past the end if need be. Whoever asks begins
+    /// anywhere, so that not everybody finds the same few; once round is from a point to itself.
+    pub fn shelf(&self, now: Timestamp, query: &Query, after: PeerId, until: PeerId, limit: usize) -> Page {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let round = after >= until;
+        let behind = (Excluded(after), if round { Unbounded } else { Included(until) });
+        let past_the_end = round.then(|| self.entries.range((Unbounded, Included(until)))).into_iter().flatten();
+        let all = self.entries.range(behind).chain(past_the_end);
+        let fitting = all.filter(|(_, entry)| entry.expires > now && entry.advert.terms.answers(query));
+        collect_page(now, fitting, limit)
     }
 
     /// A page of everything alive, in the order of ids, beginning after `after`.
     pub fn page(&self, now: Timestamp, after: Option<PeerId>, limit: usize) -> Page {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
-        let mut page = Page::default();
-        let (mut bytes, mut last) = (0, None);
-        for (peer, entry) in self.entries.range((from, Unbounded)).filter(|(_, entry)| entry.expires > now) {
-            bytes += entry.advert.signed().body.len() + 256;
-            if page.items.len() >= limit.clamp(1, PAGE) || bytes > PAGE_BYTES {
-                page.next = last;
-                break;
-            }
-            page.items.push(PageItem { advert: entry.advert.signed().clone(), life: entry.expires - now });
-            last = Some(*peer);
-        }
-        page
+        collect_page(now, self.entries.range((from, Unbounded)).filter(|(_, entry)| entry.expires > now), limit)
     }
+}
+
+fn collect_page<'a>(now: Timestamp, entries: impl Iterator<Item = (&'a PeerId, &'a Entry)>, limit: usize) -> Page {
+    let mut page = Page::default();
+    let (mut bytes, mut last) = (0, None);
+    for (peer, entry) in entries {
+        bytes += entry.advert.signed().body.len() + 256;
+        if page.items.len() >= limit.clamp(1, PAGE) || bytes > PAGE_BYTES {
+            page.next = last;
+            break;
+        }
+        page.items.push(PageItem { advert: entry.advert.signed().clone(), life: entry.expires - now });
+        last = Some(*peer);
+    }
+    page
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ fn the_board_is_bounded_and_takes_news_of_whom_it_knows() {
     for by in 0..MAX_ADVERTS as u32 {
         let advert = content(by, 1, NOW);
         // Signatures are another test's business; 4096 of them take seconds.
-        let advert = Sealed::seal(advert, &key(by));
+        let advert = Arc::new(Sealed::seal(advert, &key(by)));
         let entry = Entry { expires: after(ADVERT_TTL), advert, first_seen: NOW };
         board.entries.insert(entry.advert.provider, entry);
     }
@@ -289,4 +289,30 @@ fn a_clock_set_back_does_not_prolong_a_life() {
     assert!(board.get(back + Millis::secs(300), key(1).peer_id()).is_none());
     board.expire(back + Millis::secs(300));
     assert!(board.is_empty());
+}
+
+#[test]
+fn a_shelf_goes_round_once_from_wherever_it_begins() {
+    let mut board = board();
+    for by in 0..40 {
+        board.advertise(NOW, advert(by, 1, NOW), ADVERT_TTL).unwrap();
+    }
+    let query = Query::default();
+    for start in 0..40 {
+        let start = key(start).peer_id();
+        let (mut after, mut seen) = (start, Vec::new());
+        loop {
+            let page = board.shelf(NOW, &query, after, start, 7);
+            assert!(page.items.len() <= 7);
+            seen.extend(page.items.iter().map(|item| item.advert.signer));
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        assert_eq!(seen.last(), Some(&start));
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 40);
+    }
 }

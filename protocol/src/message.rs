@@ -7,6 +7,7 @@ use crate::error::Fault;
 use crate::identity::PeerId;
 use crate::names::{CreateId, GuestUser, LeaseId, QuoteId};
 use crate::refusal::Refusal;
+use crate::shard::{ShardRequest, ShardResponse};
 use crate::spec::VmSpec;
 use crate::units::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -53,6 +54,7 @@ pub enum Request {
         limit: u16,
         own: bool,
     },
+    Shard(ShardRequest),
     /// An advert or withdrawal handed over directly, to a neighbour that gossip may not have reached yet.
     Post(Posting),
     Quote(QuoteReq),
@@ -112,6 +114,7 @@ impl PowerAction {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     Board(Page),
+    Shard(ShardResponse),
     Posted,
     Quote(Signed),
     Declined,

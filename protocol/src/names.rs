@@ -117,6 +117,8 @@ pub enum Arch {
 }
 
 impl Arch {
+    pub const ALL: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Arch::X86_64 => "x86_64",
@@ -155,6 +157,9 @@ pub enum Isolation {
 }
 
 impl Isolation {
+    pub const ALL: [Isolation; 4] =
+        [Isolation::Hardware, Isolation::Emulated, Isolation::Container, Isolation::Simulated];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Isolation::Simulated => "simulated",

@@ -31,6 +31,8 @@ pub enum Refusal {
         retry_after_s: u32,
     },
     Denied,
+    /// The subnet has its share of the shard already.
+    TooManyFromHere,
     Unsigned(String),
     BadSignature(String),
     Expired(String),
@@ -65,6 +67,7 @@ impl Refusal {
             Refusal::TooManyVms { .. } => ErrorCode::Exhausted,
             Refusal::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Refusal::Denied => ErrorCode::Denied,
+            Refusal::TooManyFromHere => ErrorCode::Quota,
             Refusal::Unsigned(_) => ErrorCode::Unsigned,
             Refusal::BadSignature(_) => ErrorCode::BadToken,
             Refusal::Expired(_) => ErrorCode::Expired,
@@ -101,6 +104,7 @@ impl std::fmt::Display for Refusal {
                 write!(f, "too many requests; again in {retry_after_s} s")
             }
             Refusal::Denied => f.write_str("the provider's policy denies this"),
+            Refusal::TooManyFromHere => f.write_str("its subnet has its share of adverts there already"),
             Refusal::Unsigned(what) => write!(f, "{what} is unsigned"),
             Refusal::BadSignature(why) => write!(f, "the signature is refused: {why}"),
             Refusal::Expired(what) => write!(f, "{what} has expired"),
@@ -150,7 +154,10 @@ impl From<BoardRefusal> for Refusal {
                 Refusal::Expired(format!("the advert ({refusal})"))
             }
             BoardRefusal::Full => Refusal::TooManyRequests { retry_after_s: 60 },
-            BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs => Refusal::Malformed(refusal.to_string()),
+            BoardRefusal::CrowdedBlock => Refusal::TooManyFromHere,
+            BoardRefusal::Misplaced | BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs => {
+                Refusal::Malformed(refusal.to_string())
+            }
             BoardRefusal::Envelope(error) => error.into(),
         }
     }

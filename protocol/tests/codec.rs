@@ -107,8 +107,9 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 fn response() -> impl Strategy<Value = Response> {
     let item = (signed(), any::<u64>()).prop_map(|(advert, life)| PageItem { advert, life: Millis(life) });
     prop_oneof![
-        (prop::collection::vec(item, 0..8), prop::option::of(any::<[u8; 32]>()))
-            .prop_map(|(items, next)| { Response::Board(Page { items, next: next.map(PeerId::from_public_key) }) }),
+        (prop::collection::vec(item, 0..8), prop::option::of(any::<[u8; 32]>())).prop_map(|(items, next)| {
+            Response::Board(Page { items, next: next.map(PeerId::from_public_key), total: None })
+        }),
         Just(Response::Posted),
         Just(Response::Declined),
         signed().prop_map(Response::Quote),

@@ -222,7 +222,7 @@ impl Real {
     fn ask(&mut self, from: u8, request: Request) -> Response {
         self.token += 1;
         let (token, body) = (self.token, Frame::encode(self.now, request));
-        let effects = self.input(Input::Request { token, from: key(from).peer_id(), body });
+        let effects = self.input(Input::Request { token, from: key(from).peer_id(), block: None, body });
         let reply = effects.into_iter().find_map(|effect| match effect {
             Effect::Reply { token: of, body } if of == token => Some(body),
             _ => None,

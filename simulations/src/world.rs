@@ -262,8 +262,8 @@ impl World {
                 self.tell(|| format!("node {node} event: {}", event.message));
                 self.nodes[node].events.push(event);
             }
-            // Here everybody finds everybody.
-            Effect::Learn { .. } | Effect::Rental(_) => {}
+            // Here everybody finds everybody, and nobody serves a routing.
+            Effect::FindHolders { .. } | Effect::Learn { .. } | Effect::Rental(_) => {}
         }
     }
 
@@ -295,7 +295,7 @@ impl World {
         sim.next_token += 1;
         let token = sim.next_token;
         sim.tokens.insert(token, (from, epoch, rpc));
-        self.input(to, Input::Request { token, from: peer, body });
+        self.input(to, Input::Request { token, from: peer, block: None, body });
     }
 
     fn gossip_arrives(&mut self, from: NodeId, to: NodeId, body: Vec<u8>) {

@@ -45,12 +45,17 @@ pub(super) struct Until {
     last: VmView,
 }
 
+/// Providers that a list looks for in a mesh too large to be seen whole; a page of a board.
+const LISTED: usize = protocol::board::PAGE;
+
 impl Actor {
     pub(super) async fn command(&mut self, command: Command) -> Result<(), Fault> {
         match command {
             Command::Status(answer) => reply(answer, self.status().await),
             Command::Peers(answer) => reply(answer, self.peers().await),
             Command::Providers(query, answer) => {
+                let wanted = query.limit.unwrap_or(usize::MAX).min(LISTED);
+                self.input(Input::Search { query: super::views::board_query(&query), wanted });
                 self.providers_asked.push(Waiting { answer, wants: query });
                 self.providers_asked.retain(|waiting| !waiting.answer.is_closed());
             }
@@ -294,7 +299,7 @@ impl Actor {
     /// The first question of a node that has just started waits for a neighbour's board.
     pub(super) fn answer_provider_queries(&mut self) {
         let patient = self.expects_peers && !self.core.is_synced() && self.started.elapsed() < super::SYNC_PATIENCE;
-        if patient {
+        if patient || self.core.is_searching() {
             return;
         }
         for waiting in std::mem::take(&mut self.providers_asked) {

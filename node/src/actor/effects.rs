@@ -39,6 +39,7 @@ impl Actor {
                 };
                 self.stopped(self.mesh.judge(GossipId(id), verdict).await);
             }
+            Effect::FindHolders { ticket, key } => self.stopped(self.mesh.find_holders(ticket, key).await),
             Effect::Learn { peer, addrs } => {
                 for addr in addrs {
                     self.stopped(self.mesh.add_address(peer, addr.as_str()).await);

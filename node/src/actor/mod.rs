@@ -91,6 +91,7 @@ pub struct Actor {
     waits: Vec<Waiting<crate::api::types::VmView, commands::Until>>,
     providers_asked: Vec<Waiting<Vec<crate::api::types::ProviderView>, crate::api::types::ProviderQuery>>,
     pinned: BTreeSet<PeerId>,
+    partners: Vec<PeerId>,
     latencies: HashMap<PeerId, u64>,
     /// The way to each peer that is connected.
     paths: HashMap<PeerId, Path>,
@@ -129,6 +130,7 @@ impl Actor {
             waits: Vec::new(),
             providers_asked: Vec::new(),
             pinned: BTreeSet::new(),
+            partners: Vec::new(),
             latencies: HashMap::new(),
             paths: HashMap::new(),
             reachability: (Reachability::Unknown, "it has just started".to_owned()),
@@ -168,7 +170,17 @@ impl Actor {
 
     fn mesh_event(&mut self, event: MeshEvent) {
         match event {
-            MeshEvent::Request { token, from, body } => self.input(Input::Request { token: token.0, from, body }),
+            MeshEvent::Request { token, from, ip, body } => {
+                let block = ip.and_then(protocol::shard::Block::of_ip);
+                self.input(Input::Request { token: token.0, from, block, body });
+            }
+            MeshEvent::Vicinity { own, servers } => {
+                let own = own.map(|own| routing_server(&own));
+                self.input(Input::Vicinity { own, servers: servers.iter().map(routing_server).collect() });
+            }
+            MeshEvent::Holders { ticket, servers } => {
+                self.input(Input::Holders { ticket, servers: servers.iter().map(routing_server).collect() });
+            }
             MeshEvent::Response { rpc, result } => {
                 if let Some(rpc) = self.rpcs.remove(&rpc) {
                     self.input(Input::Response { rpc, result: result.map_err(failure) });
@@ -224,9 +236,18 @@ impl Actor {
     async fn housekeep(&mut self) {
         self.survey();
         self.take_inventory();
+        self.keep_partners().await;
         if let Ok(peers) = self.mesh.peers().await {
             self.latencies = peers.iter().filter_map(|peer| Some((peer.peer, peer.rtt_ms?))).collect();
             self.paths = peers.iter().map(|peer| (peer.peer, peer.path)).collect();
+        }
+    }
+
+    /// Who holds our advert or our shards is turned to again within two minutes.
+    async fn keep_partners(&mut self) {
+        let partners = self.core.shards().partners();
+        if partners != self.partners && self.mesh.keep(partners.clone()).await.is_ok() {
+            self.partners = partners;
         }
     }
 
@@ -244,6 +265,12 @@ impl Actor {
         }
         Ok(())
     }
+}
+
+/// An address that is too long or strange for an advert is of no use to anybody.
+fn routing_server(server: &crate::mesh::RoutingServer) -> Arc<protocol::shard::Server> {
+    let addrs = server.addrs.iter().filter_map(|addr| addr.parse().ok()).take(protocol::advert::MAX_ADDRS).collect();
+    protocol::shard::Server::new(server.peer, addrs)
 }
 
 fn failure(error: RpcError) -> RpcFailure {

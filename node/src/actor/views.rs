@@ -17,6 +17,24 @@ use protocol::{ErrorCode, Fault, PeerId};
 /// A provider that has not answered for this long is called unreachable; one missed answer is not enough.
 const UNREACHABLE: Millis = Millis::secs(10);
 
+/// What a list of providers asks of the board.
+pub(super) fn board_query(asked: &ProviderQuery) -> Query {
+    let want = Resources {
+        cpus: asked.cpus.unwrap_or(0),
+        memory_mib: asked.memory_mib.unwrap_or_default(),
+        disk_gib: asked.disk_gib.unwrap_or_default(),
+    };
+    Query {
+        want,
+        image: asked.image.clone(),
+        isolation: asked.isolation.unwrap_or_default(),
+        arch: asked.arch,
+        country: asked.country.clone(),
+        backend: None,
+        max_price: asked.max_price,
+    }
+}
+
 impl Actor {
     pub(super) async fn status(&self) -> Result<NodeStatus, Fault> {
         let mut roles = vec!["requestor".to_owned()];
@@ -33,7 +51,7 @@ impl Actor {
             reachability: self.reachability.0.as_str().to_owned(),
             reachability_why: self.reachability.1.clone(),
             peers: self.mesh.peers().await?.len(),
-            board: BoardStatus { adverts: self.core.board().len(), shards: 1 },
+            board: BoardStatus { adverts: self.core.board().len(), shards: self.core.shards().held() },
             provider: self.provider_status(),
             uptime_s: self.started.elapsed().as_secs(),
         })
@@ -73,20 +91,8 @@ impl Actor {
     }
 
     pub(super) fn providers(&self, asked: &ProviderQuery) -> Vec<ProviderView> {
-        let want = Resources {
-            cpus: asked.cpus.unwrap_or(0),
-            memory_mib: asked.memory_mib.unwrap_or_default(),
-            disk_gib: asked.disk_gib.unwrap_or_default(),
-        };
-        let query = Query {
-            want,
-            image: asked.image.clone(),
-            isolation: asked.isolation.unwrap_or_default(),
-            arch: asked.arch,
-            country: asked.country.clone(),
-            backend: None,
-            max_price: asked.max_price,
-        };
+        let query = board_query(asked);
+        let want = query.want;
         let found: Vec<&Entry> = self.core.board().query(clock::now(), &query).collect();
         let dearest = found.iter().map(|entry| entry.advert.terms.price.per_hour).max().unwrap_or_default();
         let mut views: Vec<ProviderView> = found.iter().map(|entry| self.provider_view(entry, want, dearest)).collect();

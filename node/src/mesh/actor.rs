@@ -19,6 +19,7 @@ use super::reach::Reach;
 use super::streams::Count;
 use super::types::*;
 use super::upkeep::Upkeep;
+use super::vicinity::Vicinity;
 use futures::{FutureExt, StreamExt};
 use libp2p::gossipsub::{MessageAcceptance, MessageId, PublishError};
 use libp2p::request_response::ResponseChannel;
@@ -58,6 +59,9 @@ pub(super) struct Actor {
 
     pub peers: HashMap<PeerId, Peer>,
     pub pinned: HashSet<PeerId>,
+    /// They are turned to again soon.
+    pub partners: HashSet<PeerId>,
+    pub vicinity: Vicinity,
     pub hood: Neighbourhood<PeerId>,
     pub book: Book,
     pub join: Join,
@@ -114,6 +118,8 @@ impl Actor {
             outbox: VecDeque::new(),
             peers: HashMap::new(),
             pinned: HashSet::new(),
+            partners: HashSet::new(),
+            vicinity: Vicinity::default(),
             hood: Neighbourhood::new(config.max_neighbours, wanted),
             book: Book::default(),
             join,
@@ -274,6 +280,8 @@ impl Actor {
             Command::ExternalAddrs(done) => {
                 let _ = done.send(self.external_addrs());
             }
+            Command::FindHolders { ticket, key } => self.find_holders(ticket, key),
+            Command::Keep(peers) => self.partners = peers.into_iter().map(to_libp2p).collect(),
             Command::Pin(peer) => self.pin(to_libp2p(peer)),
             Command::Unpin(peer) => self.unpin(to_libp2p(peer)),
             Command::Ban(peer) => {

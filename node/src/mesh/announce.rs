@@ -50,7 +50,7 @@ pub(super) fn set_addresses(kad: &mut kad::Behaviour<MemoryStore>, peer: &PeerId
     }
 }
 
-fn addresses(kad: &mut kad::Behaviour<MemoryStore>, peer: &PeerId) -> Vec<Multiaddr> {
+pub(super) fn addresses(kad: &mut kad::Behaviour<MemoryStore>, peer: &PeerId) -> Vec<Multiaddr> {
     let Some(bucket) = kad.kbucket(*peer) else { return Vec::new() };
     let entry = bucket.iter().find(|entry| entry.node.key.preimage() == peer);
     entry.map(|entry| entry.node.value.iter().cloned().collect()).unwrap_or_default()

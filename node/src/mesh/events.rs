@@ -325,7 +325,8 @@ impl Actor {
                 self.hood.useful(now, &peer);
                 let token = RequestToken(self.next_id());
                 self.requests.insert(token, (peer, channel));
-                self.emit(MeshEvent::Request { token, from, body });
+                let ip = self.peers.get(&peer).and_then(|known| known.links.iter().find_map(|link| link.direct_ip()));
+                self.emit(MeshEvent::Request { token, from, ip, body });
             }
             (refusal, ..) => {
                 let refusal = refusal.unwrap_or(Response::Busy);

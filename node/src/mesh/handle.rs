@@ -43,6 +43,11 @@ pub(super) enum Command {
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     ListenAddrs(oneshot::Sender<Vec<String>>),
     ExternalAddrs(oneshot::Sender<Vec<String>>),
+    FindHolders {
+        ticket: u64,
+        key: Vec<u8>,
+    },
+    Keep(Vec<PeerId>),
     Pin(PeerId),
     Unpin(PeerId),
     Ban(PeerId),
@@ -128,6 +133,16 @@ impl MeshHandle {
     /// Where peers say they see us (unconfirmed).
     pub async fn external_addrs(&self) -> Result<Vec<String>, MeshError> {
         self.ask(Command::ExternalAddrs).await
+    }
+    /// Looks up the servers closest to a key; answered by `MeshEvent::Holders`.
+    pub async fn find_holders(&self, ticket: u64, key: Vec<u8>) -> Result<(), MeshError> {
+        self.tell(Command::FindHolders { ticket, key }).await
+    }
+    /// Peers that are turned to again soon, in place of those named before: a visit of theirs does not end. Those
+    /// beyond `limits::MAX_PARTNERS` are left out.
+    pub async fn keep(&self, mut peers: Vec<PeerId>) -> Result<(), MeshError> {
+        peers.truncate(limits::MAX_PARTNERS);
+        self.tell(Command::Keep(peers)).await
     }
     /// A pinned peer (a leased one) is never dropped to make room, and redialled when it is lost.
     pub async fn pin(&self, peer: PeerId) -> Result<(), MeshError> {

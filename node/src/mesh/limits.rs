@@ -117,6 +117,14 @@ pub const SEARCH_LAST: Duration = Duration::from_secs(600);
 pub const SEARCH_FOR: usize = 8;
 /// A server looks itself up this often, so that the nodes around it know it (DESIGN: hourly).
 pub const REFRESH: Duration = Duration::from_secs(3600);
+/// Servers that a lookup of a shard's holders ends with: the eight, and half as many again, by which views differ.
+pub const HOLDERS_FOUND: usize = 12;
+/// Servers around this node of which it knows: four times the holders of a shard.
+pub const VICINITY: usize = 32;
+/// How often it looks whether they have changed: a new holder is invited within this.
+pub const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// Peers that the node asks to keep: those that hold its adverts and its shards.
+pub const MAX_PARTNERS: usize = 24;
 /// Lookups at once; each costs some 20 requests.
 pub const MAX_LOOKUPS: usize = 32;
 /// Refusals of which the node was told lately: one event for each peer and reason in `REPORT_EVERY`.

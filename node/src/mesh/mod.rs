@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `types`, `handle` | the boundary: configuration, events, commands |
 //! | `limits` | every bound, with its reason |
-//! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `nat`, `paths`, `upkeep` are parts of it |
+//! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `nat`, `paths`, `vicinity`, `upkeep` are parts |
 //! | `peer` | what is known of a connected peer |
 //! | `neighbours`, `join`, `limiter`, `book`, `reachability`, `relays` | what it decides; pure |
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
@@ -45,6 +45,7 @@ mod transport;
 mod tunnels;
 mod types;
 mod upkeep;
+mod vicinity;
 
 pub use handle::MeshHandle;
 pub use metrics::MetricsSnapshot;

@@ -45,10 +45,14 @@ struct Opening {
 
 const SEARCH_FOR: NonZeroUsize = NonZeroUsize::new(limits::SEARCH_FOR).expect("it is above zero");
 
+const HOLDERS_FOUND: NonZeroUsize = NonZeroUsize::new(limits::HOLDERS_FOUND).expect("it is above zero");
+
 /// Why a lookup was started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
     Find(PeerId),
+    /// The closest to a key; the node asks, by this ticket.
+    Holders(u64),
     /// For more neighbours.
     Search,
     /// So that the nodes around us know us.
@@ -176,6 +180,9 @@ impl Actor {
 
     /// False when there is nobody to ask.
     pub(super) fn look_up(&mut self, purpose: Lookup) -> bool {
+        self.look_up_key(purpose, Vec::new())
+    }
+    pub(super) fn look_up_key(&mut self, purpose: Lookup, key: Vec<u8>) -> bool {
         if self.reach.lookups.len() >= limits::MAX_LOOKUPS {
             return false;
         }
@@ -188,6 +195,7 @@ impl Actor {
         let query = match purpose {
             Lookup::Find(peer) => kad.get_closest_peers(peer),
             Lookup::Refresh => kad.get_closest_peers(local),
+            Lookup::Holders(_) => kad.get_n_closest_peers(key, HOLDERS_FOUND),
             Lookup::Search => kad.get_n_closest_peers(PeerId::random(), SEARCH_FOR),
         };
         count(&self.metrics.lookups);
@@ -211,6 +219,9 @@ impl Actor {
             news += usize::from(self.book.of(&peer.peer_id).is_empty());
             self.book.learn(peer);
         }
+        if let Lookup::Holders(ticket) = purpose {
+            return self.holders_found(ticket, found);
+        }
         match purpose {
             Lookup::Find(peer) if self.swarm.is_connected(&peer) => self.flush(peer),
             Lookup::Find(peer) if self.book.of(&peer).is_empty() => {
@@ -222,7 +233,7 @@ impl Actor {
                 }
             }
             Lookup::Search => self.upkeep.searched(Instant::now(), news),
-            Lookup::Refresh => {}
+            Lookup::Refresh | Lookup::Holders(_) => {}
         }
     }
 

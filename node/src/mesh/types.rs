@@ -3,6 +3,7 @@ use super::limits;
 use super::link::Links;
 use protocol::names::Network;
 use protocol::{ErrorCode, Fault, Keypair, PeerId};
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -211,12 +212,24 @@ pub enum MeshEvent {
     Request {
         token: RequestToken,
         from: PeerId,
+        /// From where it comes, unless it was relayed.
+        ip: Option<IpAddr>,
         body: Vec<u8>,
     },
     /// Exactly one for each `MeshHandle::send`.
     Response {
         rpc: RpcId,
         result: Result<Vec<u8>, RpcError>,
+    },
+    /// The servers closest to this node; `own` is this node, while it serves the routing.
+    Vicinity {
+        own: Option<RoutingServer>,
+        servers: Vec<RoutingServer>,
+    },
+    /// What `MeshHandle::find_holders` found; nothing when there is nobody to ask.
+    Holders {
+        ticket: u64,
+        servers: Vec<RoutingServer>,
     },
     /// `from` is the neighbour that passed it on. Judge it within 4 s, or it is never forwarded.
     Gossip {
@@ -261,6 +274,13 @@ pub enum MeshEvent {
         peer: PeerId,
         why: Refused,
     },
+}
+
+/// A node that serves the routing, and where it can be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoutingServer {
+    pub peer: PeerId,
+    pub addrs: Vec<String>,
 }
 
 /// Why something of a peer was refused.

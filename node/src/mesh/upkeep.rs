@@ -57,6 +57,7 @@ impl Actor {
         self.seek_company(now);
         self.refresh(now);
         self.end_stray_bootstraps();
+        self.tell_vicinity(now);
         self.review(now);
         self.look_around(now);
         self.close_spare(now);
@@ -197,8 +198,8 @@ impl Actor {
     fn review(&mut self, now: Instant) {
         let behaviour = self.swarm.behaviour();
         let meshed: HashSet<PeerId> = behaviour.gossip.all_mesh_peers().copied().collect();
-        let (peers, relaying) = (&self.peers, behaviour.relaying.as_ref());
-        let called = |peer: &PeerId| relaying.is_some_and(|relaying| relaying.holds(peer));
+        let (peers, partners, relaying) = (&self.peers, &self.partners, behaviour.relaying.as_ref());
+        let called = |peer: &PeerId| partners.contains(peer) || relaying.is_some_and(|relaying| relaying.holds(peer));
         let closing = self.hood.review(now, |peer| Use {
             busy: called(peer) || peers.get(peer).is_some_and(|known| known.rpcs > 0 || known.tunnels.get() > 0),
             in_gossip_mesh: meshed.contains(peer),

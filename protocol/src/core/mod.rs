@@ -7,24 +7,29 @@ mod offences;
 pub mod posting;
 pub mod provider;
 pub mod requestor;
+pub mod shards;
 #[cfg(test)]
 mod tests;
 
-use crate::board::Board;
+use crate::board::{Board, Page};
 use crate::error::Fault;
 use crate::identity::{Keypair, PeerId};
 use crate::message::{Frame, FrameError, PowerAction, Request, Response, VERSION, VmPhase};
 use crate::names::{CreateId, Digest, ImageName, LeaseId, Network, PeerAddr};
+use crate::opener::{Direct, Opener};
 use crate::refusal::Refusal;
-use crate::spec::VmSpec;
+use crate::shard::{Block, LEAF, Server};
+use crate::spec::{Query, VmSpec};
 use crate::units::{Millis, Timestamp};
 use offences::Offences;
-use posting::Postings;
+use posting::{Posted, Postings};
 use provider::{Offering, Provider};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use requestor::{CreateRequest, Requestor};
+use shards::Shards;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What happens to a node.
 #[derive(Clone, Debug)]
@@ -39,11 +44,28 @@ pub enum Input {
     Request {
         token: u64,
         from: PeerId,
+        /// The addresses that the sender's is one of; none on a site of its own.
+        block: Option<Block>,
         body: Vec<u8>,
     },
     Response {
         rpc: u64,
         result: Result<Vec<u8>, RpcFailure>,
+    },
+    /// The servers that lie closest to this node, and this node itself while it serves the routing.
+    Vicinity {
+        own: Option<Arc<Server>>,
+        servers: Vec<Arc<Server>>,
+    },
+    /// The servers closest to what was looked up by `FindHolders`, as many as the routing gives; none when it fails.
+    Holders {
+        ticket: u64,
+        servers: Vec<Arc<Server>>,
+    },
+    /// Somebody looks for providers.
+    Search {
+        query: Query,
+        wanted: usize,
     },
     /// Where this node can be reached now; those beyond `MAX_ADDRS` are left out.
     Addresses(Vec<PeerAddr>),
@@ -102,6 +124,11 @@ pub enum Effect {
     Judge {
         id: u64,
         verdict: Verdict,
+    },
+    /// Looks up the servers closest to a key; answered by `Holders`.
+    FindHolders {
+        ticket: u64,
+        key: Vec<u8>,
     },
     /// Where a peer says it can be reached, before something is sent to it.
     Learn {
@@ -229,6 +256,11 @@ pub struct Ctx<'a> {
     pub rng: &'a mut ChaCha8Rng,
     /// Since when the neighbours' boards have been read: what is not on ours now will hardly come any more.
     pub settled: Option<Timestamp>,
+    /// The sharded board is being searched for somebody.
+    pub searching: bool,
+    pub opener: &'a dyn Opener,
+    /// Adverts above which a leaf of the sharded board splits.
+    pub leaf: usize,
     next_rpc: &'a mut u64,
     offences: &'a mut Offences,
     effects: &'a mut VecDeque<Effect>,
@@ -291,6 +323,17 @@ impl Ctx<'_> {
     }
 }
 
+/// Since when an empty answer of our board is the answer.
+fn settled(postings: &Postings, shards: &Shards) -> Option<Timestamp> {
+    if shards.is_searching() { None } else { postings.settled_since().max(shards.last_search()) }
+}
+
+/// Where the board here may not be all there is, the shards are searched before anybody chooses.
+fn seek(ctx: &mut Ctx, shards: &mut Shards, board: &Board, query: &Query, wanted: usize) {
+    let lacks = shards.is_sharded(ctx.now) || board.query(ctx.now, query).next().is_none();
+    ctx.searching |= lacks && shards.search(ctx, query, wanted);
+}
+
 pub struct NodeCore {
     key: Keypair,
     network: Network,
@@ -300,12 +343,16 @@ pub struct NodeCore {
     effects: VecDeque<Effect>,
     board: Board,
     postings: Postings,
+    shards: Shards,
+    opener: Arc<dyn Opener>,
     provider: Provider,
     requestor: Requestor,
     /// When the last input came, by the clock as it was then.
     last: Timestamp,
 }
 
+/// Candidates that a create looks for: three are asked for quotes, and each may be full by now.
+const WANTED: usize = 8;
 /// A clock that is set back by less than this is let be: everything is late by as much, once.
 const CLOCK_STEP: Millis = Millis::secs(1);
 
@@ -317,7 +364,10 @@ macro_rules! ctx {
             key: &$core.key,
             network: &$core.network,
             rng: &mut $core.rng,
-            settled: $core.postings.settled_since(),
+            settled: settled(&$core.postings, &$core.shards),
+            searching: $core.shards.is_searching(),
+            opener: &*$core.opener,
+            leaf: $core.shards.leaf(),
             next_rpc: &mut $core.next_rpc,
             offences: &mut $core.offences,
             effects: &mut $core.effects,
@@ -339,6 +389,8 @@ impl NodeCore {
         let mut core = NodeCore {
             board: Board::new(network.clone()),
             postings: Postings::new(now),
+            shards: Shards::new(LEAF),
+            opener: Arc::new(Direct),
             provider: Provider::new(boot_id),
             requestor: Requestor::default(),
             next_rpc: 0,
@@ -363,6 +415,12 @@ impl NodeCore {
         Ok(core)
     }
 
+    /// Another leaf size, or somebody else who checks signatures: for simulations. Before the first input.
+    pub fn tuned(mut self, leaf: usize, opener: Arc<dyn Opener>) -> Self {
+        (self.shards, self.opener) = (Shards::new(leaf), opener);
+        self
+    }
+
     pub fn handle(&mut self, now: Timestamp, input: Input) {
         self.keep_time(now);
         let ctx = ctx!(self, now);
@@ -375,13 +433,24 @@ impl NodeCore {
                 self.postings.peer_disconnected(peer);
                 self.requestor.peer_disconnected(ctx, peer);
             }
-            Input::Gossip { id, from, body } => self.postings.gossip(ctx, &mut self.board, id, from, &body),
-            Input::Request { token, from, body } => self.request(now, token, from, &body),
+            Input::Gossip { id, from, body } => {
+                let forwards = !self.shards.is_sharded(now);
+                self.postings.gossip(ctx, &mut self.board, id, from, &body, forwards);
+            }
+            Input::Request { token, from, block, body } => self.request(now, token, from, block, &body),
             Input::Response { rpc, result } => self.response(now, rpc, result),
+            Input::Vicinity { own, servers } => self.shards.vicinity(ctx, own, servers),
+            Input::Holders { ticket, servers } => self.shards.holders_found(ctx, ticket, servers),
+            Input::Search { query, wanted } => {
+                seek(ctx, &mut self.shards, &self.board, &query, wanted);
+            }
             Input::Addresses(addrs) => self.postings.reached_at(addrs),
             Input::Offer(offering) => self.provider.set_offering(ctx, offering),
             Input::Vm { lease_id, report } => self.provider.vm_report(ctx, lease_id, report),
-            Input::Create { ticket, request } => self.requestor.create(ctx, &self.board, ticket, *request),
+            Input::Create { ticket, request } => {
+                seek(ctx, &mut self.shards, &self.board, &request.query, WANTED);
+                self.requestor.create(ctx, &self.board, ticket, *request);
+            }
             Input::Destroy { ticket, create_id } => self.requestor.destroy(ctx, ticket, create_id),
             Input::Power { ticket, create_id, action } => self.requestor.power(ctx, ticket, create_id, action),
             Input::Refresh(create_id) => self.requestor.refresh(ctx, create_id),
@@ -399,6 +468,7 @@ impl NodeCore {
             self.provider.clock_set_back(by);
             self.requestor.clock_set_back(by);
             self.postings.clock_set_back(by);
+            self.shards.clock_set_back(by);
             self.offences.clock_set_back(by);
         }
         self.last = now;
@@ -408,13 +478,25 @@ impl NodeCore {
     fn advance(&mut self, now: Timestamp) {
         let ctx = ctx!(self, now);
         self.provider.advance(ctx);
+        for query in self.requestor.discovering() {
+            seek(ctx, &mut self.shards, &self.board, query, WANTED);
+        }
         self.requestor.advance(ctx, &self.board);
         let terms = self.provider.advertisable();
         self.board.expire(now);
-        self.postings.advance(ctx, &mut self.board, terms);
+        match self.postings.advance(ctx, &mut self.board, terms, self.shards.gossips()) {
+            Some(Posted::Advert(advert)) => self.shards.post(ctx, advert),
+            Some(Posted::Withdrawal(posting)) => self.shards.withdraw(ctx, &posting),
+            None => {}
+        }
+        self.shards.neighbours_say(self.postings.told_total());
+        self.shards.advance(ctx, &mut self.board);
+        if self.shards.gossips() {
+            self.postings.say(ctx);
+        }
     }
 
-    fn request(&mut self, now: Timestamp, token: u64, from: PeerId, body: &[u8]) {
+    fn request(&mut self, now: Timestamp, token: u64, from: PeerId, block: Option<Block>, body: &[u8]) {
         let ctx = ctx!(self, now);
         let request = match Frame::<Request>::decode(body) {
             Ok(frame) => {
@@ -432,9 +514,13 @@ impl NodeCore {
         };
         match request {
             Request::Board { after, limit, own } => {
-                let page = self.postings.page(ctx, &self.board, after, usize::from(limit), own);
+                // In a large mesh the board here is only what was found lately.
+                let own = own || self.shards.is_sharded(now);
+                let total = self.shards.total(now);
+                let page = Page { total, ..self.postings.page(ctx, &self.board, after, usize::from(limit), own) };
                 ctx.reply(token, Response::Board(page));
             }
+            Request::Shard(request) => self.shards.request(ctx, token, from, block, request),
             Request::Post(posting) => {
                 let response = match self.postings.take(ctx, &mut self.board, from, posting) {
                     Ok(()) => Response::Posted,
@@ -453,7 +539,9 @@ impl NodeCore {
             Err(FrameError::UnknownVersion(_)) => Ok(Response::Refused(Refusal::UnknownVersion { supported: VERSION })),
             Err(FrameError::Undecodable(error)) => Err(RpcFailure::Unreachable(format!("its answer is {error}"))),
         });
-        if !self.postings.response(ctx, &mut self.board, rpc, &result) {
+        let taken = self.shards.response(ctx, &mut self.board, rpc, &result)
+            || self.postings.response(ctx, &mut self.board, rpc, &result);
+        if !taken {
             self.requestor.response(ctx, &self.board, rpc, result);
         }
     }
@@ -467,6 +555,7 @@ impl NodeCore {
         let parts = [
             self.provider.next_deadline(),
             self.requestor.next_deadline(),
+            self.shards.next_deadline(),
             self.postings.next_deadline(&self.board, self.provider.advertisable().as_ref()),
         ];
         parts.into_iter().flatten().min()
@@ -474,6 +563,9 @@ impl NodeCore {
 
     pub fn board(&self) -> &Board {
         &self.board
+    }
+    pub fn shards(&self) -> &Shards {
+        &self.shards
     }
     pub fn provider(&self) -> &Provider {
         &self.provider
@@ -486,6 +578,10 @@ impl NodeCore {
     }
     pub fn me(&self) -> PeerId {
         self.key.peer_id()
+    }
+    /// Whether the shards are being searched for somebody; a search ends by itself within seconds.
+    pub fn is_searching(&self) -> bool {
+        self.shards.is_searching()
     }
     /// Whether the board of at least one neighbour has been read to its end.
     pub fn is_synced(&self) -> bool {

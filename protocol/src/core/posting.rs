@@ -1,5 +1,5 @@
 //! The board's traffic: judging what gossip brings, reading the boards of neighbours on joining, posting our own
-//! advert. One shard for now; a sharded board gives each of its shards one of these.
+//! advert. Once the mesh is too large for that, what is posted goes to the holders of its shards instead (`shards`).
 use super::{Ctx, Effect, EventKind, RpcFailure, Severity, Verdict};
 use crate::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_SKEW, Terms, Withdrawal};
 use crate::board::{Board, BoardRefusal, PAGE, Page, Posting};
@@ -11,6 +11,7 @@ use crate::names::PeerAddr;
 use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// An advert is refreshed this often: two may be lost before it dies.
 pub const REFRESH: Millis = Millis::secs(120);
@@ -50,14 +51,18 @@ pub struct Postings {
     whole_read: usize,
     whole_at: Timestamp,
     synced: bool,
+    /// The most adverts that a neighbour has said are in the mesh: whoever says too many makes us search, no more.
+    told_total: Option<u32>,
     /// When the last read of a whole board ended.
     last_read: Option<Timestamp>,
     last_seq: u64,
     addrs: Vec<PeerAddr>,
     started: Timestamp,
-    posted: Option<Posted>,
+    posted: Option<Stands>,
     /// Our last posting of either kind.
     published: Option<Timestamp>,
+    /// Our advert as it is now, until it was gossiped.
+    unsaid: Option<Vec<u8>>,
     /// Post again then, although nothing has changed.
     again_at: Option<Timestamp>,
     /// A node that carries our identity was seen: two of us must not sell the same machine.
@@ -66,7 +71,13 @@ pub struct Postings {
     clock_warned: bool,
 }
 
-struct Posted {
+/// What was just posted, for the sharded board.
+pub enum Posted {
+    Advert(Arc<Sealed<Advert>>),
+    Withdrawal(Posting),
+}
+
+struct Stands {
     at: Timestamp,
     addrs: Vec<PeerAddr>,
     terms: Terms,
@@ -80,12 +91,14 @@ impl Postings {
             whole_read: 0,
             whole_at: now,
             synced: false,
+            told_total: None,
             last_read: None,
             last_seq: 0,
             addrs: Vec::new(),
             started: now,
             posted: None,
             published: None,
+            unsaid: None,
             again_at: None,
             cloned: false,
             clocks: Vec::new(),
@@ -99,6 +112,9 @@ impl Postings {
         self.addrs = addrs;
     }
 
+    pub fn told_total(&self) -> Option<u32> {
+        self.told_total
+    }
     pub fn is_synced(&self) -> bool {
         self.synced
     }
@@ -152,7 +168,7 @@ impl Postings {
             advert: entry.advert.signed().clone(),
             life: entry.expires - ctx.now,
         });
-        Page { items: item.into_iter().collect(), next: None }
+        Page { items: item.into_iter().collect(), ..Page::default() }
     }
 
     /// True if the answer was to one of our reads.
@@ -173,9 +189,10 @@ impl Postings {
             }
             return true;
         };
+        self.told_total = page.total.max(self.told_total);
         for item in page.items.iter().take(PAGE) {
             let own = self.own_seq(ctx.me(), &item.advert);
-            match board.advertise(ctx.now, item.advert.clone(), item.life.min(ADVERT_TTL)) {
+            match advertise(ctx, board, &item.advert, item.life.min(ADVERT_TTL)) {
                 Ok(_) => self.met_own(ctx, own),
                 Err(refusal) => self.refused(ctx, read.peer, &refusal),
             }
@@ -195,14 +212,16 @@ impl Postings {
         true
     }
 
-    pub fn gossip(&mut self, ctx: &mut Ctx, board: &mut Board, id: u64, from: PeerId, body: &[u8]) {
+    /// In a large mesh nothing goes further: whoever gossips does not know yet, and the shards' holders have it.
+    pub fn gossip(&mut self, ctx: &mut Ctx, board: &mut Board, id: u64, from: PeerId, body: &[u8], forwards: bool) {
         let verdict = match codec::decode::<Posting>(body, MAX_ADVERT + 512) {
             Err(error) => {
                 ctx.offence(from, "an advert", &Refusal::Malformed(error.to_string()));
                 Verdict::Reject
             }
             Ok(posting) => match self.post(ctx, board, posting) {
-                Ok(()) => Verdict::Accept,
+                Ok(()) if forwards => Verdict::Accept,
+                Ok(()) => Verdict::Ignore,
                 Err(refusal) => {
                     self.refused(ctx, from, &refusal);
                     if self.is_hostile(&refusal) { Verdict::Reject } else { Verdict::Ignore }
@@ -225,7 +244,13 @@ impl Postings {
             Posting::Advert(signed) => self.own_seq(ctx.me(), signed),
             Posting::Withdrawal(_) => None,
         };
-        board.post(ctx.now, posting)?;
+        match &posting {
+            Posting::Advert(signed) => advertise(ctx, board, signed, ADVERT_TTL)?,
+            Posting::Withdrawal(signed) => {
+                let withdrawal = ctx.opener.withdrawal(signed, ctx.network)?;
+                board.take_off(ctx.now, &withdrawal)?
+            }
+        };
         self.met_own(ctx, own);
         Ok(())
     }
@@ -292,29 +317,47 @@ impl Postings {
         self.last_seq
     }
 
-    /// Posts, refreshes or withdraws our advert.
-    pub fn advance(&mut self, ctx: &mut Ctx, board: &mut Board, offered: Option<Terms>) {
+    /// Posts, refreshes or withdraws our advert; `gossips` says whether everybody is told, or the shards' holders only.
+    pub fn advance(
+        &mut self,
+        ctx: &mut Ctx,
+        board: &mut Board,
+        offered: Option<Terms>,
+        gossips: bool,
+    ) -> Option<Posted> {
         match offered.filter(|_| !self.cloned) {
             Some(terms) if self.is_due(ctx.now, &terms) => {
                 let seq = self.next_seq(ctx.now);
                 let (network, provider) = (ctx.network.clone(), ctx.me());
                 let addrs = self.addrs.clone();
                 let advert = Advert { network, provider, seq, issued: ctx.now, addrs, terms: terms.clone() };
-                let sealed = Sealed::seal(advert, ctx.key);
-                self.publish(ctx, board, Posting::Advert(sealed.signed().clone()));
-                self.posted = Some(Posted { at: ctx.now, addrs: self.addrs.clone(), terms });
+                let sealed = Arc::new(Sealed::seal(advert, ctx.key));
+                let taken = board.admit(ctx.now, sealed.clone(), ADVERT_TTL);
+                self.publish(ctx, &Posting::Advert(sealed.signed().clone()), taken, gossips);
+                self.posted = Some(Stands { at: ctx.now, addrs: self.addrs.clone(), terms });
                 self.published = Some(ctx.now);
                 self.again_at = None;
+                Some(Posted::Advert(sealed))
             }
             None if self.posted.is_some() => {
                 let seq = self.next_seq(ctx.now);
                 let withdrawal = Withdrawal { network: ctx.network.clone(), provider: ctx.me(), seq, issued: ctx.now };
                 let sealed = Sealed::seal(withdrawal, ctx.key);
-                self.publish(ctx, board, Posting::Withdrawal(sealed.signed().clone()));
+                let posting = Posting::Withdrawal(sealed.signed().clone());
+                // Wherever it was gossiped last, somebody may have it still.
+                self.publish(ctx, &posting, board.take_off(ctx.now, &sealed), true);
                 self.posted = None;
                 self.published = Some(ctx.now);
+                Some(Posted::Withdrawal(posting))
             }
-            _ => {}
+            _ => None,
+        }
+    }
+
+    /// It has turned out that the mesh is small: what was not gossiped is, now.
+    pub fn say(&mut self, ctx: &mut Ctx) {
+        if let Some(body) = self.unsaid.take() {
+            ctx.effect(Effect::Publish(body));
         }
     }
 
@@ -332,12 +375,15 @@ impl Postings {
         Some(changed.into_iter().chain(again).fold(posted.at + REFRESH, Timestamp::min))
     }
 
-    fn publish(&mut self, ctx: &mut Ctx, board: &mut Board, posting: Posting) {
-        let body = codec::encode(&posting);
-        if let Err(refusal) = board.post(ctx.now, posting) {
+    fn publish(&mut self, ctx: &mut Ctx, posting: &Posting, taken: Result<PeerId, BoardRefusal>, gossips: bool) {
+        let body = codec::encode(posting);
+        if let Err(refusal) = taken {
             ctx.event(EventKind::System, Severity::Warning, format!("our own advert is refused: {refusal}"), None);
         }
-        ctx.effect(Effect::Publish(body));
+        match gossips {
+            true => ctx.effect(Effect::Publish(body)),
+            false => self.unsaid = Some(body),
+        }
     }
 
     /// The clock was set back: what had so long to go has as long still.
@@ -358,4 +404,11 @@ impl Postings {
         // Expired adverts are filtered out of every answer; sweeping them is only for memory.
         post.into_iter().chain(board.next_expiry()).min()
     }
+}
+
+/// As `Board::advertise`, with the signature checked by whoever does that here.
+fn advertise(ctx: &Ctx, board: &mut Board, signed: &Signed, life: Millis) -> Result<PeerId, BoardRefusal> {
+    board.is_news(signed)?;
+    let advert = ctx.opener.advert(signed, ctx.network)?;
+    board.admit(ctx.now, advert, life)
 }

@@ -191,7 +191,7 @@ impl Victim {
                 };
                 let input = match way {
                     Way::Gossip => Input::Gossip { id: number, from, body },
-                    _ => Input::Request { token: number, from, body },
+                    _ => Input::Request { token: number, from, block: None, body },
                 };
                 self.core.handle(NOW, input);
                 self.judged(way, number, flaw)?;
@@ -257,7 +257,7 @@ impl Victim {
         // There is always more, so that it goes on asking.
         let mut next = [0; 32];
         next[..8].copy_from_slice(&self.number.to_be_bytes());
-        let page = Page { items, next: Some(PeerId::from_public_key(next)) };
+        let page = Page { items, next: Some(PeerId::from_public_key(next)), total: None };
         let body = Frame::encode(NOW, Response::Board(page));
         self.core.handle(NOW, Input::Response { rpc, result: Ok(body) });
         self.next_page()

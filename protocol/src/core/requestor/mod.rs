@@ -260,6 +260,10 @@ impl Requestor {
     pub fn rental(&self, id: CreateId) -> Option<&Rental> {
         self.rentals.get(&id)
     }
+    /// What creates that have no provider yet look for.
+    pub fn discovering(&self) -> impl Iterator<Item = &Query> {
+        self.rentals.values().filter(|rental| rental.phase == Phase::Discovering).map(|rental| &rental.query)
+    }
     pub fn by_name(&self, name: &VmName) -> Option<&Rental> {
         self.rentals.values().find(|rental| rental.name == *name)
     }

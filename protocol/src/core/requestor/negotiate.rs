@@ -23,6 +23,8 @@ const QUOTE_TIMEOUT: Millis = Millis::secs(6);
 const DISCOVER_PATIENCE: Millis = Millis::secs(5);
 /// When they have been read and nothing fits, only an advert that is on its way right now is waited for.
 const SETTLED_PATIENCE: Millis = Millis::secs(1);
+/// How long a create waits for a search of the sharded board, which ends by itself before.
+const SEARCH_PATIENCE: Millis = Millis::secs(11);
 /// Times that a provider which was busy or did not answer is asked again.
 const RETRIES: u32 = 3;
 
@@ -123,6 +125,11 @@ impl Requestor {
     pub(super) fn discover(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
         let Some(rental) = self.rentals.get(&id) else { return };
         let work = self.work.entry(id).or_default();
+        let searched_by = rental.created + SEARCH_PATIENCE;
+        if ctx.searching && searched_by > ctx.now {
+            work.wake = Some(searched_by);
+            return;
+        }
         work.looked = ctx.now;
         let me = ctx.me();
         let fitting: Vec<&Entry> = board

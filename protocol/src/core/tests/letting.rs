@@ -302,6 +302,6 @@ fn a_peers_absurd_clock_does_no_harm() {
     let mut node = Node::provider(1);
     for (from, sent) in [(2, u64::MAX), (3, 1 << 63), (4, 0)] {
         let body = Frame::encode(Timestamp(sent), Request::Status(LeaseId([0; 16])));
-        node.input(Input::Request { token: 1, from: key(from).peer_id(), body });
+        node.input(Input::Request { token: 1, from: key(from).peer_id(), block: None, body });
     }
 }

@@ -112,7 +112,7 @@ impl Node {
     fn ask_all(&mut self, from: u8, request: Request) -> Vec<Effect> {
         self.token += 1;
         let body = Frame::encode(self.now, request);
-        self.input(Input::Request { token: self.token, from: key(from).peer_id(), body })
+        self.input(Input::Request { token: self.token, from: key(from).peer_id(), block: None, body })
     }
     fn ask(&mut self, from: u8, request: Request) -> Response {
         let effects = self.ask_all(from, request);

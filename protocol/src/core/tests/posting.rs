@@ -23,7 +23,7 @@ fn a_lost_answer_is_asked_for_again_and_a_board_that_goes_round_ends() {
     assert_eq!(asked.len(), 1);
     let mut pages = 0;
     while let Some((rpc, ..)) = asked.first() {
-        let page = Page { items: vec![], next: Some(key(5).peer_id()) };
+        let page = Page { next: Some(key(5).peer_id()), ..Page::default() };
         let body = Frame::encode(node.now, Response::Board(page));
         asked = sent(&node.input(Input::Response { rpc: *rpc, result: Ok(body) }));
         pages += 1;
@@ -37,7 +37,7 @@ fn an_earlier_advert_of_ours_with_a_later_number_is_overtaken() {
     let mut node = Node::provider(1);
     let ours = node.core.board().get(node.now, node.core.me()).unwrap().advert.clone();
     // An earlier run's clock was ahead.
-    let earlier = advert::Advert { seq: ours.seq + 50_000, issued: node.now + Millis::secs(50), ..(*ours).clone() };
+    let earlier = advert::Advert { seq: ours.seq + 50_000, issued: node.now + Millis::secs(50), ..(**ours).clone() };
     let posting = Posting::Advert(Sealed::seal(earlier.clone(), &key(1)).signed().clone());
     node.ask(2, Request::Post(posting));
     let mut newest = 0;
@@ -75,7 +75,7 @@ fn a_cloned_home_offers_nothing() {
     let mut node = Node::provider(1);
     node.wait(Millis::secs(600));
     let ours = node.core.board().get(node.now, node.core.me()).unwrap().advert.clone();
-    let clones = advert::Advert { seq: ours.seq + 1_000_000, issued: node.now, ..(*ours).clone() };
+    let clones = advert::Advert { seq: ours.seq + 1_000_000, issued: node.now, ..(**ours).clone() };
     let posting = Posting::Advert(Sealed::seal(clones, &key(1)).signed().clone());
     let effects = node.ask_all(2, Request::Post(posting));
     let warned = |effect: &Effect| matches!(effect, Effect::Event(event) if event.severity == Severity::Critical);

@@ -1,0 +1,507 @@
+//! The sharded board: what this node does there as a holder, as a provider and as a requestor.
+//!
+//! | file | what |
+//! |---|---|
+//! | `vicinity`, `places` | who holds what: near here by what is known, elsewhere by asking the routing |
+//! | `holding`, `held`, `block`, `outbox` | as a holder: takes, answers, passes on, splits, merges, counts |
+//! | `poster` | as a provider: puts its own advert to two holders in each index |
+//! | `search` | as a requestor: asks two holders of as many shards as it needs |
+mod block;
+mod held;
+mod holding;
+mod outbox;
+mod places;
+mod poster;
+mod search;
+mod stats;
+mod vicinity;
+
+pub use search::Report;
+pub use stats::ShardStats;
+
+use super::{Ctx, RpcFailure};
+use crate::advert::{ADVERT_TTL, Advert};
+use crate::board::{Board, PageItem, Posting};
+use crate::envelope::Sealed;
+use crate::identity::PeerId;
+use crate::message::{Request, Response};
+use crate::refusal::Refusal;
+use crate::shard::{Block, Child, LEAF, MERGE, Position, Server, Shard, ShardRequest, ShardResponse, Standing};
+use crate::spec::Query;
+use crate::units::{Millis, Timestamp};
+use holding::{Holding, Sent};
+use places::{Found, Places};
+use poster::{Outcome, Poster};
+use search::Searches;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use vicinity::Vicinity;
+
+/// How often what is over is swept out, and how often the first holders look whether there is something to tell: a
+/// count goes up, and the total comes down, by one level in this time.
+const SWEEP_EVERY: Millis = Millis::secs(60);
+const COUNT_EVERY: Millis = Millis::secs(30);
+/// Requests to other holders whose answers are awaited: a batch to each, a snapshot of each shard.
+const MAX_ERRANDS: usize = 1024;
+/// The mesh answers or fails every request within 5 s.
+const UNANSWERED: Millis = Millis::secs(15);
+/// Holders that must say the same before gossip ends or begins again; and those of a parent that are told.
+const AGREE: usize = 2;
+/// When no holder has answered by then, there is none.
+const DECIDE_WITHIN: Millis = Millis::secs(6);
+/// What acknowledgements said of the mesh's size, the last of so many.
+const TOTALS: usize = 4;
+
+/// A request to another holder, and what its answer is for.
+enum Errand {
+    Share { to: PeerId },
+    Snapshot { from: PeerId, shard: Shard },
+    Count { to: PeerId, child: Shard, parent: Shard },
+}
+
+pub struct Shards {
+    vicinity: Vicinity,
+    places: Places,
+    holding: Holding,
+    poster: Poster,
+    searches: Searches,
+    errands: BTreeMap<u64, (Timestamp, Errand)>,
+    uncounted: Vec<Child>,
+    sweep_at: Option<Timestamp>,
+    count_at: Option<Timestamp>,
+    totals: Vec<(PeerId, Option<u32>, Timestamp)>,
+    /// Whether the mesh is small enough for gossip; unknown until holders have answered.
+    small: Option<bool>,
+    /// When to take silence for an answer.
+    decide_at: Option<Timestamp>,
+    routed: bool,
+    neighbours_say: Option<u32>,
+    pub stats: ShardStats,
+}
+
+impl Shards {
+    pub fn new(leaf: usize) -> Self {
+        let merge = leaf * MERGE / LEAF;
+        Shards {
+            vicinity: Vicinity::default(),
+            places: Places::default(),
+            holding: Holding::new(leaf, merge),
+            poster: Poster::default(),
+            searches: Searches::default(),
+            errands: BTreeMap::new(),
+            uncounted: Vec::new(),
+            sweep_at: None,
+            count_at: None,
+            totals: Vec::new(),
+            small: None,
+            decide_at: None,
+            routed: false,
+            neighbours_say: None,
+            stats: ShardStats::default(),
+        }
+    }
+
+    /// While the mesh is small one gossiped board holds everything; the tree has it too, but nobody needs it. Who does
+    /// not know yet asks the holders first: in a large mesh every newcomer's advert would go to everybody.
+    pub fn gossips(&self) -> bool {
+        !self.routed || self.small == Some(true)
+    }
+    pub fn leaf(&self) -> usize {
+        self.holding.leaf
+    }
+    pub fn held(&self) -> usize {
+        self.holding.len()
+    }
+    pub fn adverts_held(&self) -> usize {
+        self.holding.adverts()
+    }
+    /// How many holders have our current advert, in the index where it is the fewest.
+    pub fn acknowledged(&self) -> usize {
+        self.poster.acknowledged()
+    }
+    pub fn depths(&self) -> impl Iterator<Item = (&crate::shard::Index, u8)> {
+        self.poster.depths()
+    }
+    /// Adverts in the whole mesh, as far as is known here.
+    pub fn total(&self, now: Timestamp) -> Option<u32> {
+        let own = self.holding.total(now);
+        own.or_else(|| self.totals.iter().filter(|(_, _, at)| now - *at < ADVERT_TTL).filter_map(|said| said.1).min())
+    }
+    /// The shards held here with their adverts, for whoever looks inside.
+    pub fn shelves(&self) -> impl Iterator<Item = (&Shard, &Board)> {
+        self.holding.shards().map(|(shard, held)| (shard, &held.board))
+    }
+    /// Whether a provider stands in a shard here, and how the shard stands.
+    pub fn shelf(&self, now: Timestamp, shard: &Shard, query: &Query, provider: PeerId) -> (bool, Standing) {
+        let held = self.holding.shards().find(|(held, _)| *held == shard).map(|(_, held)| held);
+        let stands = held.and_then(|held| held.board.get(now, provider));
+        let fits = stands.is_some_and(|entry| entry.advert.terms.answers(query));
+        (fits, held.map_or(Standing::Absent, |held| held.standing(now)))
+    }
+    /// Peers to which a connection is worth keeping: they hold our advert, or our shards.
+    pub fn partners(&self) -> Vec<PeerId> {
+        let mut partners: Vec<PeerId> = self.poster.entries().collect();
+        partners.extend(self.holding.shards().flat_map(|(_, held)| held.others.iter().copied()));
+        partners.sort_unstable();
+        partners.dedup();
+        partners
+    }
+
+    /// The servers around this node; `own` is itself, while it serves. Without any, nothing is looked up.
+    pub fn vicinity(&mut self, ctx: &mut Ctx, own: Option<Arc<Server>>, servers: Vec<Arc<Server>>) {
+        let routed = own.is_some() || !servers.is_empty();
+        if routed && !std::mem::replace(&mut self.routed, routed) {
+            // What was posted while nobody could be asked.
+            self.poster.wake();
+        }
+        self.routed = routed;
+        let serves = own.is_some();
+        self.vicinity.set(own, servers);
+        if serves && self.sweep_at.is_none() {
+            self.sweep_at = Some(ctx.now + ctx.jitter(SWEEP_EVERY));
+            self.count_at = Some(ctx.now + ctx.jitter(COUNT_EVERY));
+        }
+        if serves {
+            self.holding.vicinity_changed(ctx, &self.vicinity);
+        }
+    }
+
+    pub fn holders_found(&mut self, ctx: &mut Ctx, ticket: u64, mut servers: Vec<Arc<Server>>) {
+        // The routing finds others; this node may be one of them itself.
+        servers.extend(self.vicinity.own().cloned());
+        self.places.found(ctx, ticket, servers);
+    }
+
+    pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, block: Option<Block>, request: ShardRequest) {
+        let response = match self.answer(ctx, from, block, request) {
+            Ok(response) => response,
+            Err(refusal) => {
+                if !matches!(refusal, Refusal::TooManyRequests { .. } | Refusal::TooManyFromHere | Refusal::Expired(_))
+                {
+                    ctx.offence(from, "an advert of a shard", &refusal);
+                }
+                Response::Refused(refusal)
+            }
+        };
+        ctx.reply(token, response);
+    }
+
+    fn answer(
+        &mut self,
+        ctx: &mut Ctx,
+        from: PeerId,
+        block: Option<Block>,
+        request: ShardRequest,
+    ) -> Result<Response, Refusal> {
+        self.vicinity.heard(from);
+        let (vicinity, stats) = (&self.vicinity, &mut self.stats);
+        let response = match request {
+            ShardRequest::Put { shard, posting, also } => {
+                let (answer, sent) = self.holding.put(ctx, vicinity, stats, from, block, shard, posting, also)?;
+                self.sent(ctx.now, sent);
+                answer
+            }
+            ShardRequest::Ask { shard, query, after, until, limit } => {
+                stats.asks += 1;
+                ShardResponse::Shelf(self.holding.ask(ctx.now, &shard, &query, after, until, limit))
+            }
+            ShardRequest::Share { items, states } => self.holding.share(ctx, vicinity, stats, from, items, states)?,
+            ShardRequest::Snapshot { shard, after } => {
+                return Ok(Response::Board(self.holding.snapshot(ctx.now, &shard, after)));
+            }
+            ShardRequest::Count(child) => {
+                stats.counts += 1;
+                self.holding.counted(ctx, vicinity, stats, from, &child)
+            }
+            ShardRequest::Invite(states) => {
+                let new = self.holding.invited(ctx, vicinity, from, states);
+                stats.invited += new.len() as u64;
+                for shard in new {
+                    self.read_snapshot(ctx, from, shard, None);
+                }
+                ShardResponse::Noted
+            }
+        };
+        Ok(Response::Shard(response))
+    }
+
+    fn read_snapshot(&mut self, ctx: &mut Ctx, from: PeerId, shard: Shard, after: Option<PeerId>) {
+        let request = ShardRequest::Snapshot { shard: shard.clone(), after };
+        let rpc = ctx.send(from, Request::Shard(request));
+        self.errand(ctx.now, rpc, Errand::Snapshot { from, shard });
+    }
+
+    fn sent(&mut self, now: Timestamp, sent: Vec<Sent>) {
+        for (rpc, to) in sent {
+            self.errand(now, rpc, Errand::Share { to });
+        }
+    }
+
+    fn errand(&mut self, now: Timestamp, rpc: u64, errand: Errand) {
+        if self.errands.len() >= MAX_ERRANDS {
+            self.errands.retain(|_, (until, _)| *until > now);
+        }
+        // Beyond the bound an answer only goes unnoticed.
+        if self.errands.len() < MAX_ERRANDS {
+            self.errands.insert(rpc, (now + UNANSWERED, errand));
+        }
+    }
+
+    /// True if the answer was to a request of ours.
+    pub fn response(
+        &mut self,
+        ctx: &mut Ctx,
+        board: &mut Board,
+        rpc: u64,
+        result: &Result<Response, RpcFailure>,
+    ) -> bool {
+        if let Some((_, errand)) = self.errands.remove(&rpc) {
+            self.errand_done(ctx, errand, result);
+            return true;
+        }
+        if let Some(from) = self.poster.is_asked(rpc) {
+            let outcome = self.poster.answered(ctx, &mut self.places, rpc, result);
+            self.noted(ctx, from, outcome);
+            return true;
+        }
+        if !self.searches.is_asked_by(rpc) {
+            return false;
+        }
+        if let Some((from, items)) = self.searches.answered(ctx, &mut self.places, &mut self.stats, rpc, result) {
+            keep(ctx, board, from, items, &mut self.stats);
+        }
+        true
+    }
+
+    fn errand_done(&mut self, ctx: &mut Ctx, errand: Errand, result: &Result<Response, RpcFailure>) {
+        let now = ctx.now;
+        match (errand, result) {
+            (Errand::Share { to }, Err(_)) => self.vicinity.missed(now, to),
+            (Errand::Share { to }, Ok(_)) => self.vicinity.heard(to),
+            (Errand::Snapshot { from, shard }, Ok(Response::Board(page))) => {
+                self.holding.snapshot_read(ctx, &mut self.stats, from, &shard, page);
+                // At most what a shard takes; a page that does not go on is the last.
+                let more = page.items.last().zip(page.next).filter(|(last, next)| last.advert.signer == *next);
+                if let Some((_, next)) = more.filter(|_| self.holding.wants_more(&shard)) {
+                    self.read_snapshot(ctx, from, shard, Some(next));
+                }
+            }
+            (Errand::Snapshot { from, .. }, _) => self.vicinity.missed(now, from),
+            (Errand::Count { child, .. }, Ok(Response::Shard(ShardResponse::Counted { merged, total }))) => {
+                self.holding.parent_said(now, &child, *merged, *total);
+            }
+            (Errand::Count { to, parent, .. }, _) => self.places.remove(now, &parent, to),
+        }
+    }
+
+    /// A new advert of this node's.
+    pub fn post(&mut self, ctx: &mut Ctx, advert: Arc<Sealed<Advert>>) {
+        if self.small.is_none() {
+            self.decide_at = Some(ctx.now + DECIDE_WITHIN);
+        }
+        let outcome = self.poster.post(ctx, &mut self.places, advert, self.routed);
+        self.noted(ctx, ctx.me(), outcome);
+    }
+    pub fn withdraw(&mut self, ctx: &mut Ctx, posting: &Posting) {
+        let outcome = self.poster.withdraw(ctx, posting);
+        self.noted(ctx, ctx.me(), outcome);
+    }
+
+    /// Counts what came of a step, and takes what was put to this node itself.
+    fn noted(&mut self, ctx: &mut Ctx, from: PeerId, outcome: Outcome) {
+        let mut waiting = vec![(from, outcome)];
+        // A redirect may lead to a shard that is held here too; each step down or up is counted by the poster.
+        while let Some((from, outcome)) = waiting.pop() {
+            self.stats.put += outcome.put;
+            self.stats.acknowledged += outcome.acknowledged;
+            self.stats.redirected += outcome.redirected;
+            self.stats.put_failed += outcome.failed;
+            if let Some(total) = outcome.total {
+                self.heard_total(ctx.now, from, total);
+            }
+            for (shard, posting, also) in outcome.local {
+                let (vicinity, stats, me) = (&self.vicinity, &mut self.stats, ctx.me());
+                let answer = self.holding.put(ctx, vicinity, stats, me, None, shard.clone(), posting, also);
+                let response = match answer {
+                    Ok((answer, sent)) => {
+                        self.sent(ctx.now, sent);
+                        Response::Shard(answer)
+                    }
+                    Err(refusal) => Response::Refused(refusal),
+                };
+                waiting.push((me, self.poster.answered_here(ctx, &mut self.places, &shard, response)));
+            }
+        }
+    }
+
+    /// What a holder that took our advert says of the mesh's size; one that cannot tell is young, and so is the mesh.
+    fn heard_total(&mut self, now: Timestamp, from: PeerId, total: Option<u32>) {
+        self.totals.retain(|(peer, _, at)| *peer != from && now - *at < ADVERT_TTL);
+        if self.totals.len() >= TOTALS {
+            self.totals.remove(0);
+        }
+        self.totals.push((from, total, now));
+        let (leaf, merge) = (self.holding.leaf, self.holding.merge);
+        let over =
+            |bound: usize| move |said: &&(PeerId, Option<u32>, Timestamp)| said.1.is_some_and(|n| n as usize > bound);
+        let many = self.totals.iter().filter(over(leaf)).count();
+        let few = self.totals.len() - self.totals.iter().filter(over(merge)).count();
+        match self.small {
+            // One holder is enough to wait with the shouting, two to stop it.
+            None => self.small = Some(many == 0),
+            Some(true) if many >= AGREE && few == 0 => self.small = Some(false),
+            Some(false) if few >= AGREE && many == 0 => self.small = Some(true),
+            Some(_) => {}
+        }
+    }
+
+    /// What the neighbours said of the mesh's size; believed by who looks for something, not by who offers.
+    pub fn neighbours_say(&mut self, total: Option<u32>) {
+        self.neighbours_say = total;
+    }
+    /// Whether the board here may lack what the mesh has.
+    pub fn is_sharded(&self, now: Timestamp) -> bool {
+        let large = |total: u32| total as usize > self.holding.leaf;
+        self.routed && (self.small == Some(false) || self.total(now).or(self.neighbours_say).is_some_and(large))
+    }
+    /// True while there is something to wait for.
+    pub fn search(&mut self, ctx: &mut Ctx, query: &Query, wanted: usize) -> bool {
+        self.routed && self.searches.begin(ctx, &mut self.stats, query, wanted)
+    }
+    pub fn is_searching(&self) -> bool {
+        self.searches.is_running()
+    }
+    pub fn last_search(&self) -> Option<Timestamp> {
+        self.searches.last_done()
+    }
+    pub fn searched(&self, now: Timestamp, query: &Query, wanted: usize) -> Option<Report> {
+        self.searches.fresh(now, query, wanted)
+    }
+    /// What was found lately turned out to be wrong.
+    pub fn forget_searches(&mut self) {
+        self.searches.forget();
+    }
+
+    pub fn advance(&mut self, ctx: &mut Ctx, board: &mut Board) {
+        let mut outcome = Outcome::default();
+        if self.routed {
+            self.poster.advance(ctx, &mut self.places, &mut outcome);
+        }
+        self.noted(ctx, ctx.me(), outcome);
+        self.search_on(ctx, board);
+        for (rpc, to) in self.holding.flush(ctx) {
+            self.errand(ctx.now, rpc, Errand::Share { to });
+        }
+        if self.sweep_at.is_some_and(|at| at <= ctx.now) {
+            self.holding.sweep(ctx.now);
+            self.sweep_at = Some(ctx.now + SWEEP_EVERY);
+        }
+        if self.count_at.is_some_and(|at| at <= ctx.now) {
+            self.uncounted = self.holding.count(ctx, &self.vicinity);
+            self.count_at = Some(ctx.now + ctx.jitter(COUNT_EVERY));
+        }
+        self.report(ctx);
+        if self.decide_at.is_some_and(|at| at <= ctx.now) {
+            self.decide_at = None;
+            self.small.get_or_insert(true);
+        }
+        if self.small == Some(false) && self.totals.iter().all(|(_, _, at)| ctx.now - *at >= ADVERT_TTL) {
+            // No holder has answered for a life: the tree is not there any more.
+            self.small = Some(true);
+        }
+        self.stats.lookups = self.places.lookups;
+    }
+
+    fn search_on(&mut self, ctx: &mut Ctx, board: &mut Board) {
+        loop {
+            let mut local = Vec::new();
+            self.searches.advance(ctx, &mut self.places, &mut self.stats, &mut local);
+            if local.is_empty() {
+                return;
+            }
+            for ask in local {
+                let shelf = self.holding.ask(ctx.now, &ask.shard, &ask.query, ask.start, ask.start, ask.limit);
+                self.searches.answered_here(ask.search, &ask.shard, &shelf);
+                keep(ctx, board, ctx.me(), shelf.items, &mut self.stats);
+            }
+        }
+    }
+
+    /// To the two first holders of the parent: they are the ones who merge.
+    fn report(&mut self, ctx: &mut Ctx) {
+        for child in std::mem::take(&mut self.uncounted) {
+            let Some(parent) = child.shard.parent() else { continue };
+            let holders = match self.places.holders(ctx, &parent) {
+                Found::Holders(holders) => holders,
+                Found::Wait => {
+                    self.uncounted.push(child);
+                    continue;
+                }
+                Found::Nobody => continue,
+            };
+            for server in holders.iter().take(AGREE) {
+                let (to, me) = (server.peer, ctx.me());
+                if to == me {
+                    let said = self.holding.counted(ctx, &self.vicinity, &mut self.stats, me, &child);
+                    if let ShardResponse::Counted { merged, total } = said {
+                        self.holding.parent_said(ctx.now, &child.shard, merged, total);
+                    }
+                    continue;
+                }
+                let rpc = ctx.send(to, Request::Shard(ShardRequest::Count(child.clone())));
+                let errand = Errand::Count { to, child: child.shard.clone(), parent: parent.clone() };
+                self.errand(ctx.now, rpc, errand);
+            }
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let parts = [
+            self.holding.flush_at(),
+            self.poster.next_deadline(),
+            self.searches.next_deadline(),
+            self.sweep_at,
+            self.count_at,
+            self.decide_at,
+        ];
+        parts.into_iter().flatten().min()
+    }
+
+    pub fn clock_set_back(&mut self, by: Millis) {
+        self.vicinity.clock_set_back(by);
+        self.places.clock_set_back(by);
+        self.holding.clock_set_back(by);
+        self.poster.clock_set_back(by);
+        self.searches.clock_set_back(by);
+        self.errands.values_mut().for_each(|(until, _)| *until = until.set_back(by));
+        self.totals.iter_mut().for_each(|(_, _, at)| *at = at.set_back(by));
+        for at in self.sweep_at.iter_mut().chain(&mut self.count_at).chain(&mut self.decide_at) {
+            *at = at.set_back(by);
+        }
+    }
+
+    /// Where a shard lies, for whoever routes.
+    pub fn position(&self, ctx: &Ctx, shard: &Shard) -> Position {
+        shard.position(ctx.network)
+    }
+}
+
+/// What a search has found goes to this node's own board, each advert with the life that its holder left it.
+fn keep(ctx: &mut Ctx, board: &mut Board, from: PeerId, items: Vec<PageItem>, stats: &mut ShardStats) {
+    for item in items.into_iter().take(crate::board::PAGE) {
+        let taken = board.is_news(&item.advert).and_then(|()| {
+            let advert = ctx.opener.advert(&item.advert, ctx.network)?;
+            board.admit(ctx.now, advert, item.life.min(ADVERT_TTL))
+        });
+        match taken {
+            Ok(_) => {}
+            Err(refusal) if !refusal.is_hostile() => {}
+            Err(refusal) => {
+                stats.refuse(&refusal);
+                ctx.offence(from, "an advert of a shard", &refusal.into());
+            }
+        }
+    }
+}
+
+const _: () = assert!(MERGE * 2 < LEAF);

@@ -1,0 +1,111 @@
+//! Who holds which shard, as the routing said it. Asked once in an hour; in between, answers correct it.
+use crate::core::{Ctx, Effect};
+use crate::identity::PeerId;
+use crate::shard::{HOLDERS, Position, Server, Shard, spread};
+use crate::units::{Millis, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A set of holders is good for so long: of eight, with a half-life of 2 h, six are there at the end.
+const GOOD_FOR: Millis = Millis::secs(3600);
+/// Nobody was found, or nobody answered: the routing is not asked again before this.
+const NOBODY_FOR: Millis = Millis::secs(30);
+/// A lookup whose answer was lost is forgotten; the mesh ends each within 10 s.
+const UNANSWERED: Millis = Millis::secs(20);
+/// Shards whose holders are remembered: what a provider puts to, a holder counts to, and a few wide searches visit.
+pub const MAX_PLACES: usize = 256;
+/// Lookups under way. Each costs some 20 messages.
+pub const MAX_LOOKUPS: usize = 16;
+
+struct Place {
+    at: Position,
+    servers: Vec<Arc<Server>>,
+    until: Timestamp,
+}
+
+pub enum Found {
+    Holders(Vec<Arc<Server>>),
+    /// It is being looked up, or will be in a moment.
+    Wait,
+    /// Nobody serves.
+    Nobody,
+}
+
+#[derive(Default)]
+pub struct Places {
+    known: BTreeMap<Shard, Place>,
+    asked: BTreeMap<u64, (Shard, Timestamp)>,
+    next_ticket: u64,
+    pub lookups: u64,
+}
+
+impl Places {
+    pub fn holders(&mut self, ctx: &mut Ctx, shard: &Shard) -> Found {
+        match self.known.get(shard).filter(|place| place.until > ctx.now) {
+            Some(place) if place.servers.is_empty() => Found::Nobody,
+            Some(place) => Found::Holders(place.servers.clone()),
+            None => {
+                self.look_up(ctx, shard);
+                Found::Wait
+            }
+        }
+    }
+
+    fn look_up(&mut self, ctx: &mut Ctx, shard: &Shard) {
+        let now = ctx.now;
+        self.asked.retain(|_, (_, until)| *until > now);
+        if self.asked.len() >= MAX_LOOKUPS || self.asked.values().any(|(asked, _)| asked == shard) {
+            return;
+        }
+        self.next_ticket += 1;
+        self.lookups += 1;
+        self.asked.insert(self.next_ticket, (shard.clone(), now + UNANSWERED));
+        let key = shard.key(ctx.network);
+        ctx.effect(Effect::FindHolders { ticket: self.next_ticket, key });
+    }
+
+    /// What the routing has found: more than there are holders, so that subnets can be told apart.
+    pub fn found(&mut self, ctx: &Ctx, ticket: u64, servers: Vec<Arc<Server>>) {
+        let Some((shard, _)) = self.asked.remove(&ticket) else { return };
+        self.make_room(ctx.now);
+        let at = shard.position(ctx.network);
+        let servers = spread(servers, at, HOLDERS);
+        let until = ctx.now + if servers.is_empty() { NOBODY_FOR } else { GOOD_FOR };
+        self.known.insert(shard, Place { at, servers, until });
+    }
+
+    fn make_room(&mut self, now: Timestamp) {
+        if self.known.len() < MAX_PLACES {
+            return;
+        }
+        self.known.retain(|_, place| place.until > now);
+        if self.known.len() >= MAX_PLACES
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, place)| place.until).map(|(shard, _)| shard.clone())
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    /// A holder named others. They count only as far as they lie closer than those that are known.
+    pub fn corrected(&mut self, shard: &Shard, closer: Vec<Server>) {
+        let Some(place) = self.known.get_mut(shard) else { return };
+        place.servers.extend(closer.into_iter().take(HOLDERS).map(Arc::new));
+        place.servers = spread(std::mem::take(&mut place.servers), place.at, HOLDERS);
+    }
+
+    /// It did not answer, or holds nothing there. With half of them gone the routing is asked anew.
+    pub fn remove(&mut self, now: Timestamp, shard: &Shard, peer: PeerId) {
+        let Some(place) = self.known.get_mut(shard) else { return };
+        place.servers.retain(|server| server.peer != peer);
+        if place.servers.is_empty() {
+            place.until = place.until.min(now + NOBODY_FOR);
+        } else if place.servers.len() < HOLDERS / 2 {
+            place.until = place.until.min(now);
+        }
+    }
+
+    pub fn clock_set_back(&mut self, by: Millis) {
+        self.known.values_mut().for_each(|place| place.until = place.until.set_back(by));
+        self.asked.values_mut().for_each(|(_, until)| *until = until.set_back(by));
+    }
+}

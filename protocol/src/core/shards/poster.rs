@@ -1,0 +1,391 @@
+//! A provider's own advert on the sharded board: in each index it is put to two holders, who pass it to the others.
+//!
+//! ```text
+//!                   holders known          both have it
+//!  (new advert) ──▶ putting ─────────────────────────────▶ stands
+//!                    │  ▲ │ two say down, or up: another depth, anew
+//!                    │  └─┘ no answer, or not a holder: the next one
+//!                    └─ tried enough ─▶ (again in half a minute)
+//! ```
+//! The same two are kept while they answer: a connection costs more than all the adverts that go over it.
+use super::places::{Found, Places};
+use crate::advert::{ADVERT_TTL, Advert};
+use crate::board::Posting;
+use crate::core::{Ctx, RpcFailure};
+use crate::envelope::Sealed;
+use crate::identity::PeerId;
+use crate::message::{Request, Response};
+use crate::shard::{
+    Go, Index, MAX_DEPTH, PutAnswer, Server, Shard, ShardRequest, ShardResponse, indexes_of, likely_depth,
+};
+use crate::units::{Millis, Timestamp};
+use rand_core::Rng;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Holders that an advert is put to in each index.
+pub const PUT_TO: usize = 2;
+/// Answers that send an advert elsewhere before it is believed.
+const AGREE: usize = 2;
+/// Holders turned to for one posting at one depth.
+const MAX_TRIES: u32 = 8;
+/// Redirects followed for one posting: down the whole tree by ones, in the worst case.
+const MAX_MOVES: u32 = MAX_DEPTH as u32 + 4;
+/// When nobody took it, or nobody serves, it is tried again then.
+const AGAIN: Millis = Millis::secs(30);
+/// Earlier places, where the advert may stand until it expires and has to be taken back: one a refresh, twice.
+const MAX_FORMER: usize = 4;
+
+struct Spot {
+    index: Index,
+    depth: u8,
+    /// Those that have it, or are being told.
+    entries: Vec<Arc<Server>>,
+    acked: usize,
+    tries: u32,
+    moves: u32,
+    votes: Vec<(PeerId, Go)>,
+    /// Everything above this has split, and below the other there is nobody yet.
+    between: (u8, u8),
+    wake: Option<Timestamp>,
+    former: Vec<(Shard, Vec<Arc<Server>>, Timestamp)>,
+}
+
+#[derive(Default)]
+pub struct Poster {
+    posting: Option<Arc<Sealed<Advert>>>,
+    spots: Vec<Spot>,
+    asked: BTreeMap<u64, Asked>,
+}
+
+struct Asked {
+    index: Index,
+    depth: u8,
+    to: PeerId,
+}
+
+/// What became of a step, for the rest of the node.
+#[derive(Default)]
+pub struct Outcome {
+    pub put: u64,
+    pub acknowledged: u64,
+    pub redirected: u64,
+    pub failed: u64,
+    /// What whoever took it says of the mesh's size.
+    pub total: Option<Option<u32>>,
+    /// To be taken by this node itself, which is among the holders.
+    pub local: Vec<(Shard, Posting, Option<PeerId>)>,
+}
+
+impl Poster {
+    /// A new advert, in each index from where the last one stood.
+    pub fn post(&mut self, ctx: &mut Ctx, places: &mut Places, advert: Arc<Sealed<Advert>>, routed: bool) -> Outcome {
+        let indexes = indexes_of(&advert);
+        self.posting = Some(advert);
+        let (kept, left): (Vec<Spot>, Vec<Spot>) =
+            std::mem::take(&mut self.spots).into_iter().partition(|spot| indexes.contains(&spot.index));
+        self.spots = kept;
+        // An offer of another class stands elsewhere; the old one ends by itself, within a life.
+        drop(left);
+        for index in indexes {
+            if !self.spots.iter().any(|spot| spot.index == index) {
+                self.spots.push(Spot::new(index));
+            }
+        }
+        self.asked.clear();
+        for spot in &mut self.spots {
+            (spot.acked, spot.tries, spot.moves, spot.wake) = (0, 0, 0, None);
+            spot.between = (0, MAX_DEPTH);
+            spot.votes.clear();
+            spot.former.retain(|(_, _, until)| *until > ctx.now);
+        }
+        let mut outcome = Outcome::default();
+        // Those that had the last one get this one too.
+        for n in 0..self.spots.len() {
+            let entries = self.spots[n].entries.clone();
+            self.put_to(ctx, n, &entries, &mut outcome);
+        }
+        if routed {
+            self.advance(ctx, places, &mut outcome);
+        }
+        outcome
+    }
+    /// There is a routing now.
+    pub fn wake(&mut self) {
+        self.spots.iter_mut().for_each(|spot| spot.wake = None);
+    }
+
+    /// The offer is over: every place where it may stand is told, once.
+    pub fn withdraw(&mut self, ctx: &mut Ctx, posting: &Posting) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.posting = None;
+        self.asked.clear();
+        for spot in std::mem::take(&mut self.spots) {
+            let here = (spot.shard(ctx.me()), spot.entries, ctx.now + ADVERT_TTL);
+            for (shard, entries, _) in spot.former.into_iter().chain([here]) {
+                let peers: Vec<PeerId> = entries.iter().map(|server| server.peer).collect();
+                for to in &peers {
+                    let also = peers.iter().find(|peer| *peer != to).copied();
+                    if *to == ctx.me() {
+                        outcome.local.push((shard.clone(), posting.clone(), also));
+                    } else {
+                        let put = ShardRequest::Put { shard: shard.clone(), posting: posting.clone(), also };
+                        ctx.send(*to, Request::Shard(put));
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Looks for holders that are still wanted.
+    pub fn advance(&mut self, ctx: &mut Ctx, places: &mut Places, outcome: &mut Outcome) {
+        if self.posting.is_none() {
+            return;
+        }
+        for n in 0..self.spots.len() {
+            // A redirect is followed at once, as far as the holders there are known.
+            while self.step(ctx, places, n, outcome) {}
+        }
+    }
+
+    /// True when the spot has moved.
+    fn step(&mut self, ctx: &mut Ctx, places: &mut Places, n: usize, outcome: &mut Outcome) -> bool {
+        let spot = &self.spots[n];
+        if spot.wake.is_some_and(|at| at > ctx.now) || spot.entries.len() >= PUT_TO {
+            return false;
+        }
+        let moves = spot.moves;
+        let shard = spot.shard(ctx.me());
+        self.spots[n].wake = None;
+        match places.holders(ctx, &shard) {
+            Found::Holders(holders) => self.choose(ctx, n, holders, outcome),
+            Found::Wait => {}
+            Found::Nobody => self.spots[n].wake = Some(ctx.now + AGAIN),
+        }
+        self.spots[n].moves > moves
+    }
+
+    fn choose(&mut self, ctx: &mut Ctx, n: usize, holders: Vec<Arc<Server>>, outcome: &mut Outcome) {
+        let spot = &mut self.spots[n];
+        let is_new = |server: &Arc<Server>| {
+            let peer = server.peer;
+            spot.entries.iter().all(|entry| entry.peer != peer) && spot.votes.iter().all(|(voter, _)| *voter != peer)
+        };
+        let mut fresh: Vec<Arc<Server>> = holders.into_iter().filter(is_new).collect();
+        let mut chosen = Vec::new();
+        while spot.entries.len() + chosen.len() < PUT_TO && !fresh.is_empty() && spot.tries < MAX_TRIES {
+            chosen.push(fresh.swap_remove(ctx.rng.next_u32() as usize % fresh.len()));
+            spot.tries += 1;
+        }
+        if chosen.is_empty() {
+            if spot.acked == 0 && !spot.votes.is_empty() {
+                // Nobody else is there to agree: better where the only one says than nowhere.
+                return self.move_on(ctx, n, outcome);
+            }
+            spot.wake = Some(ctx.now + AGAIN);
+            spot.tries = 0;
+            return;
+        }
+        spot.entries.extend(chosen.iter().cloned());
+        self.put_to(ctx, n, &chosen, outcome);
+    }
+
+    fn put_to(&mut self, ctx: &mut Ctx, n: usize, to: &[Arc<Server>], outcome: &mut Outcome) {
+        let Some(advert) = &self.posting else { return };
+        let spot = &self.spots[n];
+        let shard = spot.shard(ctx.me());
+        for server in to {
+            let also = spot.entries.iter().map(|entry| entry.peer).find(|peer| *peer != server.peer);
+            let posting = Posting::Advert(advert.signed().clone());
+            outcome.put += 1;
+            if server.peer == ctx.me() {
+                outcome.local.push((shard.clone(), posting, also));
+                continue;
+            }
+            let rpc = ctx.send(server.peer, Request::Shard(ShardRequest::Put { shard: shard.clone(), posting, also }));
+            self.asked.insert(rpc, Asked { index: shard.index.clone(), depth: shard.depth, to: server.peer });
+        }
+    }
+
+    /// Who was asked by this request, if it is one of these.
+    pub fn is_asked(&self, rpc: u64) -> Option<PeerId> {
+        self.asked.get(&rpc).map(|asked| asked.to)
+    }
+
+    pub fn answered(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        rpc: u64,
+        result: &Result<Response, RpcFailure>,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(Asked { index, depth, to }) = self.asked.remove(&rpc) else { return outcome };
+        self.said(ctx, places, &index, depth, to, result, &mut outcome);
+        self.advance(ctx, places, &mut outcome);
+        outcome
+    }
+
+    /// What this node said to itself.
+    pub fn answered_here(&mut self, ctx: &mut Ctx, places: &mut Places, shard: &Shard, response: Response) -> Outcome {
+        let mut outcome = Outcome::default();
+        let result = Ok(response);
+        self.said(ctx, places, &shard.index, shard.depth, ctx.me(), &result, &mut outcome);
+        self.advance(ctx, places, &mut outcome);
+        outcome
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "who answered which question, and what")]
+    fn said(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        index: &Index,
+        depth: u8,
+        from: PeerId,
+        result: &Result<Response, RpcFailure>,
+        outcome: &mut Outcome,
+    ) {
+        let Some(n) = self.spots.iter().position(|spot| spot.index == *index && spot.depth == depth) else { return };
+        let spot = &mut self.spots[n];
+        let shard = spot.shard(ctx.me());
+        match result {
+            Ok(Response::Shard(ShardResponse::Put(answer))) => {
+                outcome.total = Some(answer.total);
+                self.taken(ctx, places, n, from, answer, outcome);
+            }
+            Ok(Response::Shard(ShardResponse::NotHolder { closer })) => {
+                spot.entries.retain(|entry| entry.peer != from);
+                places.remove(ctx.now, &shard, from);
+                learn(ctx, closer);
+                places.corrected(&shard, closer.clone());
+            }
+            _ => {
+                outcome.failed += 1;
+                spot.entries.retain(|entry| entry.peer != from);
+                places.remove(ctx.now, &shard, from);
+            }
+        }
+    }
+
+    fn taken(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        n: usize,
+        from: PeerId,
+        answer: &PutAnswer,
+        outcome: &mut Outcome,
+    ) {
+        let spot = &mut self.spots[n];
+        if !answer.closer.is_empty() {
+            learn(ctx, &answer.closer);
+            places.corrected(&spot.shard(ctx.me()), answer.closer.clone());
+        }
+        // Alone where there should be many: a step too far down, where nobody is sent to.
+        let alone = answer.go == Go::Stay && answer.adverts as usize <= PUT_TO && spot.depth > spot.between.0;
+        let go = if alone { Go::Up } else { answer.go };
+        let possible = match go {
+            Go::Stay => false,
+            Go::Down { .. } => spot.depth < MAX_DEPTH && spot.moves < MAX_MOVES,
+            Go::Up => spot.depth > 0 && spot.moves < MAX_MOVES,
+        };
+        if !possible {
+            if answer.kept {
+                spot.acked += 1;
+                outcome.acknowledged += 1;
+            }
+            return;
+        }
+        let down = |go: &Go| matches!(go, Go::Down { .. });
+        spot.votes.push((from, go));
+        if spot.votes.iter().filter(|(_, other)| down(other) == down(&go)).count() >= AGREE {
+            return self.move_on(ctx, n, outcome);
+        }
+        // One says so: another is asked in its place. It keeps what it got all the same.
+        spot.entries.retain(|entry| entry.peer != from);
+    }
+
+    /// To another depth, where the holders send us.
+    fn move_on(&mut self, ctx: &mut Ctx, n: usize, outcome: &mut Outcome) {
+        let me = ctx.me();
+        let spot = &mut self.spots[n];
+        let (left, mut there) = (spot.shard(me), std::mem::take(&mut spot.entries));
+        // Their word is enough to know them by.
+        there.extend(spot.votes.iter().map(|(peer, _)| Server::new(*peer, Vec::new())));
+        there.dedup_by_key(|server| server.peer);
+        spot.former.retain(|(shard, _, until)| *until > ctx.now && *shard != left);
+        if spot.former.len() >= MAX_FORMER {
+            spot.former.remove(0);
+        }
+        spot.former.push((left, there, ctx.now + ADVERT_TTL));
+        // The lower estimate: liars inflate.
+        let below =
+            spot.votes.iter().filter_map(|(_, go)| if let Go::Down { below } = go { Some(*below) } else { None });
+        let (least, most) = &mut spot.between;
+        spot.depth = match below.min() {
+            Some(below) => {
+                *least = (*least).max(spot.depth + 1);
+                *most = (*most).max(*least);
+                likely_depth(spot.depth, below.into(), ctx.leaf).clamp(*least, *most)
+            }
+            None => {
+                *most = spot.depth;
+                *least = (*least).min(spot.depth - 1);
+                spot.depth - 1
+            }
+        };
+        spot.votes.clear();
+        (spot.acked, spot.tries, spot.wake) = (0, 0, None);
+        spot.moves += 1;
+        outcome.redirected += 1;
+    }
+
+    /// Holders whose connection is worth keeping.
+    pub fn entries(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.spots.iter().flat_map(|spot| spot.entries.iter().map(|entry| entry.peer))
+    }
+    /// In how many of its indexes the current advert was taken, by how many holders: the fewest of them.
+    pub fn acknowledged(&self) -> usize {
+        self.spots.iter().map(|spot| spot.acked).min().unwrap_or(0)
+    }
+    pub fn depths(&self) -> impl Iterator<Item = (&Index, u8)> {
+        self.spots.iter().map(|spot| (&spot.index, spot.depth))
+    }
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.spots.iter().filter(|spot| spot.entries.len() < PUT_TO).filter_map(|spot| spot.wake).min()
+    }
+    pub fn clock_set_back(&mut self, by: Millis) {
+        for spot in &mut self.spots {
+            spot.wake = spot.wake.map(|at| at.set_back(by));
+            spot.former.iter_mut().for_each(|(_, _, until)| *until = until.set_back(by));
+        }
+    }
+}
+
+fn learn(ctx: &mut Ctx, servers: &[Server]) {
+    for server in servers.iter().take(crate::shard::HOLDERS) {
+        ctx.learn(server.peer, server.addrs.clone());
+    }
+}
+
+impl Spot {
+    fn new(index: Index) -> Self {
+        Spot {
+            index,
+            depth: 0,
+            entries: Vec::new(),
+            acked: 0,
+            tries: 0,
+            moves: 0,
+            votes: Vec::new(),
+            between: (0, MAX_DEPTH),
+            wake: None,
+            former: Vec::new(),
+        }
+    }
+    fn shard(&self, me: PeerId) -> Shard {
+        Shard::of(self.index.clone(), self.depth, me)
+    }
+}

@@ -1,0 +1,454 @@
+//! Finding providers on the sharded board. What is found goes to this node's own board, where it lives as long as it
+//! would have there.
+//!
+//! ```text
+//!  query ─▶ the tiers that can hold it ─▶ in each tree one shard, then 2, 4, 8 ─▶ enough, or nothing more to see
+//!               a shard: two of its holders are asked; they may send down, or up; when they differ, others are asked
+//! ```
+use super::places::{Found, Places};
+use super::stats::ShardStats;
+use crate::board::PageItem;
+use crate::core::{Ctx, RpcFailure};
+use crate::identity::PeerId;
+use crate::message::{Request, Response};
+use crate::shard::{Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_for, likely_depth};
+use crate::spec::Query;
+use crate::units::{Millis, Timestamp};
+use rand_core::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Searches under way: a user's creates and lists. Each costs some tens of messages.
+pub const MAX_SEARCHES: usize = 32;
+/// Holders of one shard that are asked at first …
+const ASK: usize = 2;
+/// … and at most, while they differ.
+const ASK_MOST: usize = 6;
+/// Shards looked at in each round, until there are enough adverts.
+const WIDTHS: [usize; 4] = [1, 2, 4, 8];
+/// Steps up and down to one leaf.
+const MAX_STEPS: u32 = MAX_DEPTH as u32;
+/// A search ends with what it has: a person waits.
+const PATIENCE: Millis = Millis::secs(10);
+/// What was found is good enough for so long; adverts end by themselves before.
+pub const FRESH: Millis = Millis::secs(60);
+/// How deep a tree was, remembered.
+const DEPTH_FRESH: Millis = Millis::secs(3600);
+/// Searches remembered as fresh, and trees with their depths.
+const MAX_REMEMBERED: usize = 64;
+
+/// Stands for a request to oneself; real ones begin at 1.
+const LOCAL: u64 = 0;
+
+/// How much of the board a search has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub shards: u32,
+    pub found: u32,
+    /// Adverts in those shards, fitting or not.
+    pub seen: u32,
+    /// Every shard of every tier was looked at.
+    pub whole: bool,
+    pub took: Millis,
+}
+
+struct Visit {
+    shard: Shard,
+    /// Depths between which the leaf lies.
+    between: (u8, u8),
+    steps: u32,
+    asked: BTreeMap<u64, PeerId>,
+    turned_to: Vec<PeerId>,
+    answers: Vec<Answer>,
+    done: bool,
+}
+
+struct Answer {
+    standing: Standing,
+    adverts: u32,
+    found: usize,
+}
+
+struct Search {
+    query: Query,
+    wanted: usize,
+    began: Timestamp,
+    tiers: Vec<Vec<Index>>,
+    tier: usize,
+    round: usize,
+    visits: Vec<Visit>,
+    /// Leaves that were looked at, and places where there is none.
+    covered: BTreeSet<Shard>,
+    found: BTreeSet<PeerId>,
+    start: PeerId,
+    report: Report,
+}
+
+#[derive(Default)]
+pub struct Searches {
+    running: BTreeMap<u64, Search>,
+    next: u64,
+    fresh: Vec<(Query, usize, Timestamp, Report)>,
+    depths: BTreeMap<Index, (u8, Timestamp)>,
+    last_done: Option<Timestamp>,
+}
+
+impl Searches {
+    pub fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+    /// When one last came to its end.
+    pub fn last_done(&self) -> Option<Timestamp> {
+        self.last_done
+    }
+    /// What is known about a question that was answered within the last minute.
+    pub fn fresh(&self, now: Timestamp, query: &Query, wanted: usize) -> Option<Report> {
+        let mut fresh = self.fresh.iter().filter(|(_, _, at, _)| now - *at < FRESH);
+        fresh.find(|(asked, enough, ..)| asked == query && *enough >= wanted).map(|(.., report)| *report)
+    }
+    fn is_asked(&self, query: &Query, wanted: usize) -> bool {
+        self.running.values().any(|search| search.query == *query && search.wanted >= wanted)
+    }
+
+    /// False when there is nothing to wait for: it is known already, or too much is under way.
+    pub fn begin(&mut self, ctx: &mut Ctx, stats: &mut ShardStats, query: &Query, wanted: usize) -> bool {
+        if self.fresh(ctx.now, query, wanted).is_some() {
+            return false;
+        }
+        if self.is_asked(query, wanted) {
+            return true;
+        }
+        if self.running.len() >= MAX_SEARCHES {
+            return false;
+        }
+        stats.searches += 1;
+        self.next += 1;
+        let mut start = [0; 32];
+        ctx.rng.fill_bytes(&mut start);
+        let search = Search {
+            query: query.clone(),
+            wanted,
+            began: ctx.now,
+            tiers: indexes_for(query),
+            tier: 0,
+            round: 0,
+            visits: Vec::new(),
+            covered: BTreeSet::new(),
+            found: BTreeSet::new(),
+            start: PeerId::from_public_key(start),
+            report: Report::default(),
+        };
+        self.running.insert(self.next, search);
+        true
+    }
+
+    /// Goes on with whatever can go on, and ends what is over.
+    pub fn advance(&mut self, ctx: &mut Ctx, places: &mut Places, stats: &mut ShardStats, local: &mut Vec<LocalAsk>) {
+        let ids: Vec<u64> = self.running.keys().copied().collect();
+        for id in ids {
+            let Some(search) = self.running.get_mut(&id) else { continue };
+            let late = search.began + PATIENCE <= ctx.now;
+            if late || search.go_on(ctx, places, stats, &mut self.depths, id, local) {
+                self.end(ctx.now, id);
+            }
+        }
+    }
+
+    fn end(&mut self, now: Timestamp, id: u64) {
+        let Some(mut search) = self.running.remove(&id) else { return };
+        self.last_done = Some(now);
+        search.report.found = search.found.len() as u32;
+        search.report.took = now - search.began;
+        self.fresh.retain(|(query, _, at, _)| *query != search.query && now - *at < FRESH);
+        if self.fresh.len() >= MAX_REMEMBERED {
+            self.fresh.remove(0);
+        }
+        self.fresh.push((search.query, search.wanted, now, search.report));
+    }
+
+    pub fn is_asked_by(&self, rpc: u64) -> bool {
+        rpc != LOCAL && self.running.values().any(|s| s.visits.iter().any(|visit| visit.asked.contains_key(&rpc)))
+    }
+
+    /// An answer; the adverts in it, with who gave them, are for the caller to take.
+    pub fn answered(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        stats: &mut ShardStats,
+        rpc: u64,
+        result: &Result<Response, RpcFailure>,
+    ) -> Option<(PeerId, Vec<PageItem>)> {
+        let of_rpc = |search: &&mut Search| search.visits.iter().any(|visit| visit.asked.contains_key(&rpc));
+        let search = self.running.values_mut().find(of_rpc)?;
+        let visit = search.visits.iter_mut().find(|visit| visit.asked.contains_key(&rpc))?;
+        let from = visit.asked.remove(&rpc)?;
+        match result {
+            Ok(Response::Shard(ShardResponse::Shelf(shelf))) => {
+                let found = visit.heard(shelf);
+                search.found.extend(found);
+                Some((from, shelf.items.clone()))
+            }
+            other => {
+                if let Ok(Response::Shard(ShardResponse::NotHolder { closer })) = other {
+                    places.corrected(&visit.shard, closer.clone());
+                }
+                stats.ask_failed += 1;
+                places.remove(ctx.now, &visit.shard, from);
+                None
+            }
+        }
+    }
+    /// What this node itself holds of it.
+    pub fn answered_here(&mut self, id: u64, shard: &Shard, shelf: &Shelf) {
+        let Some(search) = self.running.get_mut(&id) else { return };
+        let Some(visit) = search.visits.iter_mut().find(|visit| visit.shard == *shard && !visit.done) else { return };
+        visit.asked.remove(&LOCAL);
+        let found = visit.heard(shelf);
+        search.found.extend(found);
+    }
+
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.running.values().map(|search| search.began + PATIENCE).min()
+    }
+    /// A provider has withdrawn or refused: what is remembered may be wrong.
+    pub fn forget(&mut self) {
+        self.fresh.clear();
+    }
+    pub fn clock_set_back(&mut self, by: Millis) {
+        self.running.values_mut().for_each(|search| search.began = search.began.set_back(by));
+        self.fresh.iter_mut().for_each(|(_, _, at, _)| *at = at.set_back(by));
+        self.depths.values_mut().for_each(|(_, at)| *at = at.set_back(by));
+        self.last_done = self.last_done.map(|at| at.set_back(by));
+    }
+}
+
+/// A question that this node answers itself, being one of the holders.
+pub struct LocalAsk {
+    pub search: u64,
+    pub shard: Shard,
+    pub query: Query,
+    pub start: PeerId,
+    pub limit: u16,
+}
+
+impl Search {
+    /// Half of a full leaf is enough to choose among; a list asks for more.
+    fn limit(&self) -> u16 {
+        self.wanted.clamp(8, crate::board::PAGE) as u16
+    }
+
+    /// True at its end.
+    fn go_on(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        stats: &mut ShardStats,
+        depths: &mut BTreeMap<Index, (u8, Timestamp)>,
+        id: u64,
+        local: &mut Vec<LocalAsk>,
+    ) -> bool {
+        loop {
+            let (query, start, limit) = (&self.query, self.start, self.limit());
+            for visit in self.visits.iter_mut().filter(|visit| !visit.done) {
+                let ask = |shard: &Shard| ShardRequest::Ask {
+                    shard: shard.clone(),
+                    query: query.clone(),
+                    after: start,
+                    until: start,
+                    limit,
+                };
+                let here =
+                    |shard: &Shard| LocalAsk { search: id, shard: shard.clone(), query: query.clone(), start, limit };
+                visit.go_on(ctx, places, stats, ask, here, local);
+                if visit.done {
+                    self.report.shards += 1;
+                    self.report.seen += visit.answers.iter().map(|answer| answer.adverts).max().unwrap_or(0);
+                    self.covered.insert(visit.shard.clone());
+                    remember_depth(depths, ctx.now, &visit.shard);
+                }
+            }
+            let enough = self.found.len() >= self.wanted;
+            if !enough && self.visits.iter().any(|visit| !visit.done) {
+                return false;
+            }
+            self.visits.clear();
+            if enough || !self.next_round(ctx, depths) {
+                self.report.whole = !enough && self.tier >= self.tiers.len();
+                return true;
+            }
+        }
+    }
+
+    /// False when there is nothing left to look at.
+    fn next_round(&mut self, ctx: &mut Ctx, depths: &BTreeMap<Index, (u8, Timestamp)>) -> bool {
+        while let Some(indexes) = self.tiers.get(self.tier) {
+            let mut targets = Vec::new();
+            if let Some(width) = WIDTHS.get(self.round) {
+                let width = if self.round == 0 { indexes.len() } else { *width };
+                for n in 0..width {
+                    let index = &indexes[n % indexes.len()];
+                    let depth = depths.get(index).filter(|(_, at)| ctx.now - *at < DEPTH_FRESH).map_or(0, |(d, _)| *d);
+                    let all = || self.covered.iter().chain(&targets);
+                    if let Some(shard) = uncovered(&Shard::root(index.clone()), depth, &all, ctx.rng) {
+                        targets.push(shard);
+                    }
+                }
+            }
+            if targets.is_empty() {
+                (self.tier, self.round) = (self.tier + 1, 0);
+                continue;
+            }
+            self.round += 1;
+            self.visits = targets.into_iter().map(Visit::new).collect();
+            return true;
+        }
+        false
+    }
+}
+
+/// A place in this tree, at the usual depth of its leaves, that was not looked at yet.
+fn uncovered<'a, I: Iterator<Item = &'a Shard>>(
+    node: &Shard,
+    depth: u8,
+    covered: &impl Fn() -> I,
+    rng: &mut impl Rng,
+) -> Option<Shard> {
+    if covered().any(|leaf| leaf.covers(node)) {
+        return None;
+    }
+    if !covered().any(|leaf| node.covers(leaf)) {
+        return Some(node.down_to(depth, rng.next_u32()));
+    }
+    let first = rng.next_u32() & 1;
+    let child = |bit: u32| node.down_to(node.depth + 1, bit);
+    uncovered(&child(first), depth, covered, rng).or_else(|| uncovered(&child(1 - first), depth, covered, rng))
+}
+
+fn remember_depth(depths: &mut BTreeMap<Index, (u8, Timestamp)>, now: Timestamp, leaf: &Shard) {
+    if depths.len() >= MAX_REMEMBERED && !depths.contains_key(&leaf.index) {
+        depths.retain(|_, (_, at)| now - *at < DEPTH_FRESH);
+    }
+    if depths.len() < MAX_REMEMBERED || depths.contains_key(&leaf.index) {
+        depths.insert(leaf.index.clone(), (leaf.depth, now));
+    }
+}
+
+impl Visit {
+    fn new(shard: Shard) -> Self {
+        Visit {
+            shard,
+            between: (0, MAX_DEPTH),
+            steps: 0,
+            asked: BTreeMap::new(),
+            turned_to: Vec::new(),
+            answers: Vec::new(),
+            done: false,
+        }
+    }
+
+    fn heard(&mut self, shelf: &Shelf) -> Vec<PeerId> {
+        let found: Vec<PeerId> = shelf.items.iter().map(|item| item.advert.signer).collect();
+        let (standing, adverts) = (shelf.standing, shelf.adverts);
+        self.answers.push(Answer { standing, adverts, found: found.len() });
+        found
+    }
+
+    fn go_on(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        stats: &mut ShardStats,
+        ask: impl Fn(&Shard) -> ShardRequest,
+        here: impl Fn(&Shard) -> LocalAsk,
+        local: &mut Vec<LocalAsk>,
+    ) {
+        while !self.done && self.asked.is_empty() {
+            let wanted = self.wanted(stats);
+            if wanted > 0 {
+                let holders = match places.holders(ctx, &self.shard) {
+                    Found::Holders(holders) => holders,
+                    Found::Wait => return,
+                    Found::Nobody => Vec::new(),
+                };
+                let mut fresh: Vec<PeerId> =
+                    holders.iter().map(|server| server.peer).filter(|peer| !self.turned_to.contains(peer)).collect();
+                let mut sent = 0;
+                while sent < wanted && !fresh.is_empty() && self.turned_to.len() < ASK_MOST {
+                    let to = fresh.swap_remove(ctx.rng.next_u32() as usize % fresh.len());
+                    self.turned_to.push(to);
+                    sent += 1;
+                    stats.asked += 1;
+                    if to == ctx.me() {
+                        local.push(here(&self.shard));
+                        // Its answer comes before the others'; it stands for one that is asked.
+                        self.asked.insert(LOCAL, to);
+                    } else {
+                        let rpc = ctx.send(to, Request::Shard(ask(&self.shard)));
+                        self.asked.insert(rpc, to);
+                    }
+                }
+                if sent > 0 {
+                    return;
+                }
+            }
+            self.conclude(ctx);
+        }
+    }
+
+    /// How many more holders should be asked: those that were asked differ, or are new themselves, or said nothing.
+    fn wanted(&self, stats: &mut ShardStats) -> usize {
+        let warm = self.answers.iter().filter(|answer| answer.standing != Standing::Warming);
+        let heard: Vec<&Answer> = warm.collect();
+        if heard.len() < ASK {
+            return ASK - heard.len();
+        }
+        let agree = |is: fn(&Standing) -> bool| heard.iter().filter(|answer| is(&answer.standing)).count() >= ASK;
+        let said = [
+            agree(|standing| matches!(standing, Standing::Leaf)),
+            agree(|standing| matches!(standing, Standing::Split { .. })),
+            agree(|standing| matches!(standing, Standing::Absent)),
+        ];
+        let most = heard.iter().map(|answer| answer.found).max().unwrap_or(0);
+        let near = heard.iter().filter(|answer| answer.found * 4 >= most * 3).count();
+        if said.contains(&true) && near >= ASK {
+            return 0;
+        }
+        stats.mismatches += 1;
+        1
+    }
+
+    /// By the majority of those that answered.
+    fn conclude(&mut self, ctx: &mut Ctx) {
+        let count = |is: fn(&Standing) -> bool| self.answers.iter().filter(|answer| is(&answer.standing)).count();
+        let leaf = count(|standing| matches!(standing, Standing::Leaf | Standing::Warming));
+        let split = count(|standing| matches!(standing, Standing::Split { .. }));
+        let absent = count(|standing| matches!(standing, Standing::Absent));
+        let (least, most) = &mut self.between;
+        let depth = self.shard.depth;
+        let next = if split >= ASK.min(self.answers.len()).max(1) && split > leaf {
+            *least = depth + 1;
+            let below = self.answers.iter().filter_map(|answer| match answer.standing {
+                Standing::Split { below } => Some(below),
+                _ => None,
+            });
+            let likely = likely_depth(depth, below.min().unwrap_or(1).into(), ctx.leaf);
+            Some(likely.clamp(*least, (*most).max(*least)))
+        } else if absent > leaf && depth > *least {
+            *most = depth - 1;
+            Some(*least + (depth - *least) / 2)
+        } else {
+            None
+        };
+        self.steps += 1;
+        match next.filter(|next| *next <= *most && self.steps < MAX_STEPS) {
+            Some(next) if next > depth => self.shard = self.shard.down_to(next, ctx.rng.next_u32()),
+            Some(next) => self.shard = self.shard.up_to(next),
+            None => {
+                self.done = true;
+                return;
+            }
+        }
+        self.turned_to.clear();
+        self.answers.clear();
+    }
+}

@@ -1,0 +1,74 @@
+//! The servers around this one in the key space. From them follows, without asking anybody, who holds what lies there:
+//! whether this node is one of a shard's holders, who the others are, and who has come or gone.
+use crate::identity::PeerId;
+use crate::shard::{HOLDERS, Position, Server, spread};
+use crate::units::{Millis, Timestamp};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Servers kept: four times the holders, so that those around any key near here are among them.
+pub const MAX_VICINITY: usize = 4 * HOLDERS;
+/// Views of who is closest differ for a while when somebody comes or goes: so many ranks beyond the last holder are
+/// believed still.
+const SLACK: usize = HOLDERS / 2;
+/// A server that did not answer is left out for so long; if the mesh still lists it then, it may be asked again.
+const DOWN: Millis = Millis::secs(60);
+
+#[derive(Default)]
+pub struct Vicinity {
+    /// This node, while it serves.
+    own: Option<Arc<Server>>,
+    servers: Vec<Arc<Server>>,
+    /// At most as many as there are servers here.
+    down: BTreeMap<PeerId, Timestamp>,
+}
+
+impl Vicinity {
+    pub fn set(&mut self, own: Option<Arc<Server>>, mut servers: Vec<Arc<Server>>) {
+        if let Some(own) = &own {
+            servers.retain(|server| server.peer != own.peer);
+            servers.sort_by_key(|server| server.at.distance(own.at));
+        }
+        servers.truncate(MAX_VICINITY);
+        self.down.retain(|peer, _| servers.iter().any(|server| server.peer == *peer));
+        (self.own, self.servers) = (own, servers);
+    }
+    pub fn own(&self) -> Option<&Arc<Server>> {
+        self.own.as_ref()
+    }
+    pub fn is_known(&self, peer: PeerId) -> bool {
+        self.servers.iter().any(|server| server.peer == peer)
+    }
+    pub fn missed(&mut self, now: Timestamp, peer: PeerId) {
+        if self.is_known(peer) {
+            self.down.insert(peer, now + DOWN);
+        }
+    }
+    pub fn heard(&mut self, peer: PeerId) {
+        self.down.remove(&peer);
+    }
+    fn up(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.iter().filter(move |server| self.down.get(&server.peer).is_none_or(|until| *until <= now))
+    }
+
+    /// The holders of what lies at this place, as far as can be seen from here.
+    pub fn holders(&self, now: Timestamp, place: Position) -> Vec<Arc<Server>> {
+        spread(self.up(now).chain(&self.own).cloned().collect(), place, HOLDERS)
+    }
+    /// How many servers that are known here lie closer to the place than this position.
+    fn closer(&self, now: Timestamp, at: Position, place: Position) -> usize {
+        self.up(now).filter(|server| server.at.distance(place) < at.distance(place)).count()
+    }
+    /// This node's own rank among the holders of a place; none while it does not serve, or when others hold it.
+    pub fn own_rank(&self, now: Timestamp, place: Position) -> Option<usize> {
+        let own = self.own.as_ref()?;
+        Some(self.closer(now, own.at, place)).filter(|rank| *rank < HOLDERS + SLACK)
+    }
+    /// Whether somebody who says that it holds this may be right.
+    pub fn may_hold(&self, now: Timestamp, peer: PeerId, place: Position) -> bool {
+        self.closer(now, Position::of_peer(peer), place) < HOLDERS + SLACK
+    }
+    pub fn clock_set_back(&mut self, by: Millis) {
+        self.down.values_mut().for_each(|until| *until = until.set_back(by));
+    }
+}
