@@ -13,6 +13,7 @@
 pub mod chaos;
 pub mod host;
 pub mod invariants;
+pub mod model;
 pub mod network;
 pub mod node;
 pub mod rng;

@@ -4,4 +4,5 @@ mod chaos;
 mod crash;
 mod failover;
 mod race;
+mod sharded;
 mod tenancy;

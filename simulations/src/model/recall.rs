@@ -1,0 +1,101 @@
+//! Does who looks for a provider find it? Counted without searching: the tree is walked as a requestor walks it, over
+//! the true holders, and what two of them drawn by chance would show is weighed.
+use super::Model;
+use protocol::PeerId;
+use protocol::shard::{HOLDERS, Index, MAX_DEPTH, Shard, Standing};
+use protocol::spec::Query;
+use protocol::units::Timestamp;
+
+/// Holders that a requestor asks first.
+const ASKED: usize = 2;
+
+/// The chance that two of the holders, drawn at random, show it when so many of them have it.
+fn chance(having: usize, of: usize) -> f64 {
+    if of == 0 {
+        return 0.0;
+    }
+    let asked = ASKED.min(of);
+    let mut missed = 1.0;
+    for n in 0..asked {
+        missed *= (of - having).saturating_sub(n) as f64 / (of - n) as f64;
+    }
+    1.0 - missed
+}
+
+impl Model {
+    /// The chance that a requestor who looks for this provider in this index finds it now.
+    pub fn findable(&self, index: &Index, provider: PeerId) -> f64 {
+        let mut depth = 0;
+        let mut best: f64 = 0.0;
+        while depth <= MAX_DEPTH {
+            let shard = Shard::of(index.clone(), depth, provider);
+            let holders = self.routing.closest(shard.position(self.network()), HOLDERS);
+            let (mut having, mut split, mut there) = (0, 0, 0);
+            for (_, id) in &holders {
+                let Some(core) = self.node(*id).core.as_ref() else { continue };
+                there += 1;
+                let (now, query) = (self.clock(*id), Query::default());
+                let shelf = core.shards().shelf(now, &shard, &query, provider);
+                having += usize::from(shelf.0);
+                split += usize::from(matches!(shelf.1, Standing::Split { .. }));
+            }
+            best = best.max(chance(having, there));
+            if split * 2 <= there {
+                return best;
+            }
+            depth += 1;
+        }
+        best
+    }
+
+    /// Of the live providers that have been up for so long, the mean chance to be found: in the index of everything,
+    /// and in their country's.
+    pub fn recall(&self, settled_for: u64) -> (f64, usize) {
+        let mut sum = 0.0;
+        let mut count = 0;
+        for node in &self.nodes {
+            let Some(offer) = node.offer.as_ref().filter(|_| node.core.is_some()) else { continue };
+            if node.started + settled_for > self.now {
+                continue;
+            }
+            let class = protocol::shard::Class {
+                arch: offer.arch,
+                isolation: offer.isolation,
+                tier: protocol::shard::Tier::of(offer.total),
+            };
+            sum += self.findable(&Index::All(class), node.peer);
+            count += 1;
+        }
+        (if count == 0 { 1.0 } else { sum / count as f64 }, count)
+    }
+
+    /// Adverts on the shelves of live holders, and those of them whose provider is gone.
+    pub fn dead_share(&self) -> f64 {
+        let (mut all, mut dead) = (0usize, 0usize);
+        for (n, node) in self.nodes.iter().enumerate() {
+            let Some(core) = node.core.as_ref() else { continue };
+            let now: Timestamp = self.clock(n as u32);
+            for (_, board) in core.shards().shelves() {
+                for provider in board.alive(now) {
+                    all += 1;
+                    let up = self.id_of(provider).is_some_and(|id| self.node(id).core.is_some());
+                    dead += usize::from(!up);
+                }
+            }
+        }
+        if all == 0 { 0.0 } else { dead as f64 / all as f64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chance;
+
+    #[test]
+    fn the_chance_that_two_of_eight_show_it() {
+        assert_eq!((chance(8, 8), chance(7, 8), chance(0, 8), chance(0, 0)), (1.0, 1.0, 0.0, 0.0));
+        // 1 - C(4,2)/C(8,2) = 1 - 6/28.
+        assert!((chance(4, 8) - (1.0 - 6.0 / 28.0)).abs() < 1e-12);
+        assert_eq!(chance(1, 1), 1.0);
+    }
+}
