@@ -491,9 +491,6 @@ impl NodeCore {
         }
         self.shards.neighbours_say(self.postings.told_total());
         self.shards.advance(ctx, &mut self.board);
-        if self.shards.gossips() {
-            self.postings.say(ctx);
-        }
     }
 
     fn request(&mut self, now: Timestamp, token: u64, from: PeerId, block: Option<Block>, body: &[u8]) {

@@ -61,8 +61,6 @@ pub struct Postings {
     posted: Option<Stands>,
     /// Our last posting of either kind.
     published: Option<Timestamp>,
-    /// Our advert as it is now, until it was gossiped.
-    unsaid: Option<Vec<u8>>,
     /// Post again then, although nothing has changed.
     again_at: Option<Timestamp>,
     /// A node that carries our identity was seen: two of us must not sell the same machine.
@@ -98,7 +96,6 @@ impl Postings {
             started: now,
             posted: None,
             published: None,
-            unsaid: None,
             again_at: None,
             cloned: false,
             clocks: Vec::new(),
@@ -354,13 +351,6 @@ impl Postings {
         }
     }
 
-    /// It has turned out that the mesh is small: what was not gossiped is, now.
-    pub fn say(&mut self, ctx: &mut Ctx) {
-        if let Some(body) = self.unsaid.take() {
-            ctx.effect(Effect::Publish(body));
-        }
-    }
-
     fn is_due(&self, now: Timestamp, terms: &Terms) -> bool {
         self.due_at(terms).is_none_or(|at| at <= now)
     }
@@ -376,13 +366,11 @@ impl Postings {
     }
 
     fn publish(&mut self, ctx: &mut Ctx, posting: &Posting, taken: Result<PeerId, BoardRefusal>, gossips: bool) {
-        let body = codec::encode(posting);
         if let Err(refusal) = taken {
             ctx.event(EventKind::System, Severity::Warning, format!("our own advert is refused: {refusal}"), None);
         }
-        match gossips {
-            true => ctx.effect(Effect::Publish(body)),
-            false => self.unsaid = Some(body),
+        if gossips {
+            ctx.effect(Effect::Publish(codec::encode(posting)));
         }
     }
 

@@ -47,8 +47,6 @@ const MAX_ERRANDS: usize = 1024;
 const UNANSWERED: Millis = Millis::secs(15);
 /// Holders that must say the same before gossip ends or begins again; and those of a parent that are told.
 const AGREE: usize = 2;
-/// When no holder has answered by then, there is none.
-const DECIDE_WITHIN: Millis = Millis::secs(6);
 /// What acknowledgements said of the mesh's size, the last of so many.
 const TOTALS: usize = 4;
 
@@ -72,8 +70,6 @@ pub struct Shards {
     totals: Vec<(PeerId, Option<u32>, Timestamp)>,
     /// Whether the mesh is small enough for gossip; unknown until holders have answered.
     small: Option<bool>,
-    /// When to take silence for an answer.
-    decide_at: Option<Timestamp>,
     routed: bool,
     neighbours_say: Option<u32>,
     pub stats: ShardStats,
@@ -94,7 +90,6 @@ impl Shards {
             count_at: None,
             totals: Vec::new(),
             small: None,
-            decide_at: None,
             routed: false,
             neighbours_say: None,
             stats: ShardStats::default(),
@@ -102,9 +97,9 @@ impl Shards {
     }
 
     /// While the mesh is small one gossiped board holds everything; the tree has it too, but nobody needs it. Who does
-    /// not know yet asks the holders first: in a large mesh every newcomer's advert would go to everybody.
+    /// not know yet gossips: in a large mesh that goes no further than its neighbours, who know.
     pub fn gossips(&self) -> bool {
-        !self.routed || self.small == Some(true)
+        !self.routed || self.small != Some(false)
     }
     pub fn leaf(&self) -> usize {
         self.holding.leaf
@@ -296,9 +291,6 @@ impl Shards {
 
     /// A new advert of this node's.
     pub fn post(&mut self, ctx: &mut Ctx, advert: Arc<Sealed<Advert>>) {
-        if self.small.is_none() {
-            self.decide_at = Some(ctx.now + DECIDE_WITHIN);
-        }
         let outcome = self.poster.post(ctx, &mut self.places, advert, self.routed);
         self.noted(ctx, ctx.me(), outcome);
     }
@@ -347,7 +339,6 @@ impl Shards {
         let many = self.totals.iter().filter(over(leaf)).count();
         let few = self.totals.len() - self.totals.iter().filter(over(merge)).count();
         match self.small {
-            // One holder is enough to wait with the shouting, two to stop it.
             None => self.small = Some(many == 0),
             Some(true) if many >= AGREE && few == 0 => self.small = Some(false),
             Some(false) if few >= AGREE && many == 0 => self.small = Some(true),
@@ -401,10 +392,6 @@ impl Shards {
             self.count_at = Some(ctx.now + ctx.jitter(COUNT_EVERY));
         }
         self.report(ctx);
-        if self.decide_at.is_some_and(|at| at <= ctx.now) {
-            self.decide_at = None;
-            self.small.get_or_insert(true);
-        }
         if self.small == Some(false) && self.totals.iter().all(|(_, _, at)| ctx.now - *at >= ADVERT_TTL) {
             // No holder has answered for a life: the tree is not there any more.
             self.small = Some(true);
@@ -462,7 +449,6 @@ impl Shards {
             self.searches.next_deadline(),
             self.sweep_at,
             self.count_at,
-            self.decide_at,
         ];
         parts.into_iter().flatten().min()
     }
@@ -475,7 +461,7 @@ impl Shards {
         self.searches.clock_set_back(by);
         self.errands.values_mut().for_each(|(until, _)| *until = until.set_back(by));
         self.totals.iter_mut().for_each(|(_, _, at)| *at = at.set_back(by));
-        for at in self.sweep_at.iter_mut().chain(&mut self.count_at).chain(&mut self.decide_at) {
+        for at in self.sweep_at.iter_mut().chain(&mut self.count_at) {
             *at = at.set_back(by);
         }
     }
