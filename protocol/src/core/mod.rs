@@ -325,7 +325,8 @@ impl Ctx<'_> {
 
 /// Since when an empty answer of our board is the answer.
 fn settled(postings: &Postings, shards: &Shards) -> Option<Timestamp> {
-    if shards.is_searching() { None } else { postings.settled_since().max(shards.last_search()) }
+    let read = postings.settled_since().filter(|_| !shards.is_searching())?;
+    Some(shards.last_search().map_or(read, |searched| searched.max(read)))
 }
 
 /// Where the board here may not be all there is, the shards are searched before anybody chooses.
