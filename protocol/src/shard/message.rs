@@ -71,6 +71,8 @@ pub enum ShardResponse {
     Counted {
         merged: bool,
         total: Option<u32>,
+        /// Those who should have been told instead.
+        closer: Vec<Server>,
     },
 }
 

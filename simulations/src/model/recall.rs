@@ -6,15 +6,16 @@ use protocol::shard::{HOLDERS, Index, MAX_DEPTH, Shard, Standing};
 use protocol::spec::Query;
 use protocol::units::Timestamp;
 
-/// Holders that a requestor asks first.
+/// Holders that a requestor asks first, and before it believes that there is nothing.
 const ASKED: usize = 2;
+const ABSENT: usize = 3;
 
-/// The chance that two of the holders, drawn at random, show it when so many of them have it.
-fn chance(having: usize, of: usize) -> f64 {
+/// The chance that one of so many holders, drawn at random, shows it when so many of them have it.
+fn chance(asked: usize, having: usize, of: usize) -> f64 {
     if of == 0 {
         return 0.0;
     }
-    let asked = ASKED.min(of);
+    let asked = asked.min(of);
     let mut missed = 1.0;
     for n in 0..asked {
         missed *= (of - having).saturating_sub(n) as f64 / (of - n) as f64;
@@ -27,10 +28,12 @@ impl Model {
     pub fn findable(&self, index: &Index, provider: PeerId) -> f64 {
         let mut depth = 0;
         let mut best: f64 = 0.0;
+        // That a search gets as far down as this.
+        let mut arrives = 1.0;
         while depth <= MAX_DEPTH {
             let shard = Shard::of(index.clone(), depth, provider);
             let holders = self.routing.closest(shard.position(self.network()), HOLDERS);
-            let (mut having, mut split, mut there) = (0, 0, 0);
+            let (mut having, mut split, mut leaf, mut there) = (0, 0, 0, 0);
             for (_, id) in &holders {
                 let Some(core) = self.node(*id).core.as_ref() else { continue };
                 there += 1;
@@ -38,11 +41,14 @@ impl Model {
                 let shelf = core.shards().shelf(now, &shard, &query, provider);
                 having += usize::from(shelf.0);
                 split += usize::from(matches!(shelf.1, Standing::Split { .. }));
+                leaf += usize::from(matches!(shelf.1, Standing::Leaf | Standing::Warming));
             }
-            best = best.max(chance(having, there));
-            if split * 2 <= there {
+            best = best.max(arrives * chance(ASKED, having, there));
+            if split < ASKED.min(there) || split <= leaf {
                 return best;
             }
+            // A search goes down when it meets one that knows of more below before three that know of nothing.
+            arrives *= chance(ABSENT.min(there), split + leaf, there);
             depth += 1;
         }
         best
@@ -93,9 +99,10 @@ mod tests {
 
     #[test]
     fn the_chance_that_two_of_eight_show_it() {
-        assert_eq!((chance(8, 8), chance(7, 8), chance(0, 8), chance(0, 0)), (1.0, 1.0, 0.0, 0.0));
+        let two = |having, of| chance(2, having, of);
+        assert_eq!((two(8, 8), two(7, 8), two(0, 8), two(0, 0)), (1.0, 1.0, 0.0, 0.0));
         // 1 - C(4,2)/C(8,2) = 1 - 6/28.
-        assert!((chance(4, 8) - (1.0 - 6.0 / 28.0)).abs() < 1e-12);
-        assert_eq!(chance(1, 1), 1.0);
+        assert!((two(4, 8) - (1.0 - 6.0 / 28.0)).abs() < 1e-12);
+        assert_eq!(two(1, 1), 1.0);
     }
 }

@@ -104,7 +104,9 @@ impl Model {
             ShardRequest::Ask { .. } => {
                 ShardResponse::Shelf(Shelf { items: Vec::new(), next: None, adverts: 0, standing: Standing::Leaf })
             }
-            ShardRequest::Count(_) => ShardResponse::Counted { merged: false, total: Some(1_000_000) },
+            ShardRequest::Count(_) => {
+                ShardResponse::Counted { merged: false, total: Some(1_000_000), closer: Vec::new() }
+            }
             ShardRequest::Snapshot { .. } | ShardRequest::Share { .. } | ShardRequest::Invite(_) => {
                 ShardResponse::Noted
             }

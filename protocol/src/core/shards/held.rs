@@ -178,6 +178,7 @@ impl Held {
         let moving = self.merged.is_some_and(|at| now - at < ADVERT_TTL);
         match self.is_split() || moving {
             true => Standing::Split { below: self.count(now) },
+            false if self.board.is_empty() => Standing::Absent,
             false if self.warm_at > now => Standing::Warming,
             false => Standing::Leaf,
         }
@@ -233,17 +234,25 @@ impl Held {
         (self.split, self.merged) = (None, Some(now));
     }
 
-    /// Whether there is something to say of it: its state has changed, its count by a quarter, or it is time again.
+    /// Whether there is something to say of it (what is withheld adds up from level to level): its state has changed, its count by an eighth, or it is time again.
     pub fn has_news(&mut self, now: Timestamp) -> bool {
         let (count, split, folded) = (self.count(now), self.is_split(), self.folded);
         let news = self.said.is_none_or(|(said, was_split, was_folded, at)| {
-            let moved = count.abs_diff(said) > said / 4;
+            let moved = count.abs_diff(said) > said / 8;
             moved || (split, folded) != (was_split, was_folded) || now - at >= SAY_EVERY
         });
         if news {
             self.said = Some((count, split, folded, now));
         }
         news
+    }
+
+    /// An empty leaf may be one that nobody has told anything: its word is worth nothing.
+    pub fn knows(&self) -> bool {
+        self.is_split() || self.folded || !self.board.is_empty()
+    }
+    pub fn say_again(&mut self) {
+        self.said = None;
     }
 
     /// Nothing is here, nobody has come for a while, and nobody reports from below.

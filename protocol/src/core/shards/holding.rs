@@ -306,6 +306,9 @@ impl Holding {
             return ShardResponse::NotHolder { closer: Vec::new() };
         };
         let (merge, now) = (self.merge, ctx.now);
+        let speaks = vicinity.own_rank(now, place).is_some_and(|rank| rank < SPEAKERS);
+        let mut closer = if speaks { Vec::new() } else { told(&vicinity.holders(now, place)) };
+        closer.truncate(SPEAKERS);
         if let Some(held) = self.hold(ctx, vicinity, parent, place) {
             held.counted(now, from, child);
             let whole = *parent == Shard::WHOLE;
@@ -316,14 +319,20 @@ impl Holding {
             }
         }
         let Some(held) = self.held.get_mut(parent) else {
-            return ShardResponse::Counted { merged: false, total: None };
+            return ShardResponse::Counted { merged: false, total: None, closer };
         };
         if *parent == Shard::WHOLE {
             let total = held.count(now);
             held.set_total(now, total);
             self.total = Some((total, now));
         }
-        ShardResponse::Counted { merged: held.takes_back(), total: held.total_from_above(now) }
+        ShardResponse::Counted { merged: held.takes_back(), total: held.total_from_above(now), closer }
+    }
+    /// Its count went to somebody who is not one of the first any more: it is told again, though it has not changed.
+    pub fn count_again(&mut self, child: &Shard) {
+        if let Some(held) = self.held.get_mut(child) {
+            held.say_again();
+        }
     }
     /// What a holder of the parent answered to our count.
     pub fn parent_said(&mut self, now: Timestamp, child: &Shard, merged: bool, total: Option<u32>) {
@@ -347,7 +356,7 @@ impl Holding {
                 (new.copied().collect(), now_there.iter().filter(|peer| held.others.contains(peer)).copied().collect());
             let own = Position::of_peer(ctx.me()).distance(held.place);
             let before_me = old.iter().filter(|peer| Position::of_peer(**peer).distance(held.place) < own).count();
-            if before_me < VOTERS {
+            if before_me < VOTERS && held.knows() {
                 new.iter().for_each(|peer| invitations.entry(*peer).or_default().push(held.state(now, shard)));
             }
             held.others = now_there;
@@ -374,7 +383,7 @@ impl Holding {
         let mut children = Vec::new();
         for (shard, held) in &mut self.held {
             let Some(rank) = vicinity.own_rank(now, held.place).filter(|rank| *rank < VOTERS) else { continue };
-            if !held.has_news(now) {
+            if !held.knows() || !held.has_news(now) {
                 continue;
             }
             let (adverts, split) = (held.count(now), held.is_split());

@@ -282,8 +282,14 @@ impl Shards {
                 }
             }
             (Errand::Snapshot { from, .. }, _) => self.vicinity.missed(now, from),
-            (Errand::Count { child, .. }, Ok(Response::Shard(ShardResponse::Counted { merged, total }))) => {
+            (
+                Errand::Count { child, parent, .. },
+                Ok(Response::Shard(ShardResponse::Counted { merged, total, closer })),
+            ) => {
                 self.holding.parent_said(now, &child, *merged, *total);
+                if self.places.corrected(&parent, closer.clone()) {
+                    self.holding.count_again(&child);
+                }
             }
             (Errand::Count { to, parent, .. }, _) => self.places.remove(now, &parent, to),
         }
@@ -430,7 +436,7 @@ impl Shards {
                 let (to, me) = (server.peer, ctx.me());
                 if to == me {
                     let said = self.holding.counted(ctx, &self.vicinity, &mut self.stats, me, &child);
-                    if let ShardResponse::Counted { merged, total } = said {
+                    if let ShardResponse::Counted { merged, total, .. } = said {
                         self.holding.parent_said(ctx.now, &child.shard, merged, total);
                     }
                     continue;

@@ -86,11 +86,13 @@ impl Places {
         }
     }
 
-    /// A holder named others. They count only as far as they lie closer than those that are known.
-    pub fn corrected(&mut self, shard: &Shard, closer: Vec<Server>) {
-        let Some(place) = self.known.get_mut(shard) else { return };
+    /// A holder named others. They count only as far as they lie closer than those that are known; true when one does.
+    pub fn corrected(&mut self, shard: &Shard, closer: Vec<Server>) -> bool {
+        let Some(place) = self.known.get_mut(shard) else { return false };
+        let before: Vec<PeerId> = place.servers.iter().map(|server| server.peer).collect();
         place.servers.extend(closer.into_iter().take(HOLDERS).map(Arc::new));
         place.servers = spread(std::mem::take(&mut place.servers), place.at, HOLDERS);
+        place.servers.iter().any(|server| !before.contains(&server.peer))
     }
 
     /// It did not answer, or holds nothing there. With half of them gone the routing is asked anew.

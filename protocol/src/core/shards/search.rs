@@ -23,12 +23,18 @@ pub const MAX_SEARCHES: usize = 32;
 const ASK: usize = 2;
 /// … and at most, while they differ.
 const ASK_MOST: usize = 6;
+/// Holders that must not know of a shard before it is not there: those that have just come may not know yet.
+const ABSENT: usize = 3;
 /// Shards looked at in each round, until there are enough adverts.
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 /// Steps up and down to one leaf.
 const MAX_STEPS: u32 = MAX_DEPTH as u32;
 /// A search ends with what it has: a person waits.
 const PATIENCE: Millis = Millis::secs(10);
+/// Who wants up to so many will take one of them: after a while, two to choose from are enough.
+const A_CHOICE: usize = 8;
+const A_FEW: usize = 2;
+const CHOOSE_AFTER: Millis = Millis::secs(4);
 /// What was found is good enough for so long; adverts end by themselves before.
 pub const FRESH: Millis = Millis::secs(60);
 /// How deep a tree was, remembered.
@@ -56,6 +62,8 @@ struct Visit {
     /// Depths between which the leaf lies.
     between: (u8, u8),
     steps: u32,
+    /// Steps down into the unknown: each is twice as long as the last.
+    downs: u32,
     asked: BTreeMap<u64, PeerId>,
     turned_to: Vec<PeerId>,
     answers: Vec<Answer>,
@@ -90,6 +98,7 @@ pub struct Searches {
     fresh: Vec<(Query, usize, Timestamp, Report)>,
     depths: BTreeMap<Index, (u8, Timestamp)>,
     last_done: Option<Timestamp>,
+    looked: Timestamp,
 }
 
 impl Searches {
@@ -143,6 +152,7 @@ impl Searches {
 
     /// Goes on with whatever can go on, and ends what is over.
     pub fn advance(&mut self, ctx: &mut Ctx, places: &mut Places, stats: &mut ShardStats, local: &mut Vec<LocalAsk>) {
+        self.looked = ctx.now;
         let ids: Vec<u64> = self.running.keys().copied().collect();
         for id in ids {
             let Some(search) = self.running.get_mut(&id) else { continue };
@@ -208,7 +218,9 @@ impl Searches {
     }
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.running.values().map(|search| search.began + PATIENCE).min()
+        // Of a choice that is late one more look is taken.
+        let due = |search: &Search| [CHOOSE_AFTER, PATIENCE].map(|patience| search.began + patience);
+        self.running.values().flat_map(due).filter(|at| *at > self.looked).min()
     }
     /// A provider has withdrawn or refused: what is remembered may be wrong.
     pub fn forget(&mut self) {
@@ -219,6 +231,7 @@ impl Searches {
         self.fresh.iter_mut().for_each(|(_, _, at, _)| *at = at.set_back(by));
         self.depths.values_mut().for_each(|(_, at)| *at = at.set_back(by));
         self.last_done = self.last_done.map(|at| at.set_back(by));
+        self.looked = self.looked.set_back(by);
     }
 }
 
@@ -267,7 +280,8 @@ impl Search {
                     remember_depth(depths, ctx.now, &visit.shard);
                 }
             }
-            let enough = self.found.len() >= self.wanted;
+            let late = self.wanted <= A_CHOICE && self.began + CHOOSE_AFTER <= ctx.now;
+            let enough = self.found.len() >= if late { A_FEW.min(self.wanted) } else { self.wanted };
             if !enough && self.visits.iter().any(|visit| !visit.done) {
                 return false;
             }
@@ -339,6 +353,7 @@ impl Visit {
             shard,
             between: (0, MAX_DEPTH),
             steps: 0,
+            downs: 0,
             asked: BTreeMap::new(),
             turned_to: Vec::new(),
             answers: Vec::new(),
@@ -402,11 +417,11 @@ impl Visit {
         if heard.len() < ASK {
             return ASK - heard.len();
         }
-        let agree = |is: fn(&Standing) -> bool| heard.iter().filter(|answer| is(&answer.standing)).count() >= ASK;
+        let say = |is: fn(&Standing) -> bool| heard.iter().filter(|answer| is(&answer.standing)).count();
         let said = [
-            agree(|standing| matches!(standing, Standing::Leaf)),
-            agree(|standing| matches!(standing, Standing::Split { .. })),
-            agree(|standing| matches!(standing, Standing::Absent)),
+            say(|standing| matches!(standing, Standing::Leaf)) >= ASK,
+            say(|standing| matches!(standing, Standing::Split { .. })) >= ASK,
+            say(|standing| matches!(standing, Standing::Absent)) >= ABSENT,
         ];
         let most = heard.iter().map(|answer| answer.found).max().unwrap_or(0);
         let near = heard.iter().filter(|answer| answer.found * 4 >= most * 3).count();
@@ -427,12 +442,15 @@ impl Visit {
         let depth = self.shard.depth;
         let next = if split >= ASK.min(self.answers.len()).max(1) && split > leaf {
             *least = depth + 1;
+            // 1 is said by who was not told; of the others the lower estimate: liars inflate.
             let below = self.answers.iter().filter_map(|answer| match answer.standing {
-                Standing::Split { below } => Some(below),
+                Standing::Split { below } if below > 1 => Some(below),
                 _ => None,
             });
             let likely = likely_depth(depth, below.min().unwrap_or(1).into(), ctx.leaf);
-            Some(likely.clamp(*least, (*most).max(*least)))
+            let stride = 1 << self.downs.saturating_sub(1).min(3);
+            self.downs += 1;
+            Some(likely.max(depth + stride).clamp(*least, (*most).max(*least)))
         } else if absent > leaf && depth > *least {
             *most = depth - 1;
             Some(*least + (depth - *least) / 2)
