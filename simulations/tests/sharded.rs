@@ -1,8 +1,11 @@
 //! The sharded board, over the model: small leaves, so that a small mesh has a tree.
 use protocol::core::Input;
 use protocol::core::shards::ShardStats;
+use protocol::names::{Arch, Isolation};
+use protocol::shard::{Class, Index, Position, Shard, Tier};
 use protocol::spec::Query;
 use protocol::units::Resources;
+use protocol::{Keypair, PeerId};
 use simulations::Scenario;
 use simulations::model::links::{Delays, Links};
 use simulations::model::member::Nature;
@@ -101,8 +104,8 @@ fn a_search_finds_enough_and_says_how_much_it_has_seen() {
     let asker = model.add(asker, 5 * MINUTE);
     model.run_until(7 * MINUTE);
     let query = Query { want: Resources::SMALL, ..Query::default() };
-    // A long list ends with what it has when its time is over.
-    for (n, (wanted, least)) in [(8, 8), (40, 25)].into_iter().enumerate() {
+    // A list ends with what it has when its time is over; who only wants to choose one, with two a little sooner.
+    for (n, (wanted, least)) in [(8, 2), (40, 25)].into_iter().enumerate() {
         let sent = model.node(asker).meter.messages;
         model.input(asker, Input::Search { query: query.clone(), wanted });
         let began = model.now;
@@ -169,4 +172,42 @@ fn the_same_seed_is_the_same_run() {
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7).0, run(8).0);
+}
+
+/// Twenty ids in four networks, ground until they lie closer to a leaf than anybody else, take what is put there and
+/// show nothing.
+#[test]
+fn ids_ground_to_a_leaf_do_not_hide_it() {
+    let mut model = mesh(6, 8, 150);
+    model.run_until(6 * MINUTE);
+    let provider = model.node(0).peer;
+    let class = Class { arch: Arch::X86_64, isolation: Isolation::Emulated, tier: Tier::of(Resources::MEDIUM) };
+    let depth = model.node(0).core.as_ref().and_then(|core| core.shards().depths().next()).map(|(_, depth)| depth);
+    let leaf = Shard::of(Index::All(class), depth.expect("it is posted"), provider);
+    let place = leaf.position(model.network());
+    for n in 0..20u8 {
+        // 50 servers: an id that agrees in 12 bits lies closer than any of them.
+        let key = loop {
+            let key = Keypair::from_secret(&model.dice.bytes());
+            if Position::of_peer(key.peer_id()).distance(place).leading_zeros() >= 12 {
+                break key;
+            }
+        };
+        let ip = Some(Ipv4Addr::new(45, 60 + n % 4, n, 1).into());
+        let birth = Birth { nature: Nature::Silent, ip, ..birth(&mut model, true, false) };
+        let at = model.now + u64::from(n) * 500;
+        model.add_with(key, birth, at);
+    }
+    let there = |model: &Model| -> Vec<PeerId> {
+        let up = model.nodes.iter().filter(|node| node.offer.is_some() && node.core.is_some());
+        up.map(|node| node.peer).filter(|peer| leaf.takes_peer(*peer)).collect()
+    };
+    let found = |model: &Model| {
+        let there = there(model);
+        there.iter().map(|peer| model.findable(&leaf.index, *peer)).sum::<f64>() / there.len() as f64
+    };
+    assert!(there(&model).len() >= 4);
+    // By then what stood there before has expired, and everybody's list of holders has been made anew.
+    model.run_until(model.now + 70 * MINUTE);
+    assert!(found(&model) >= 0.9, "{}", found(&model));
 }

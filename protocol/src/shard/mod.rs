@@ -30,6 +30,9 @@ pub const LEAF: usize = 64;
 pub const MERGE: usize = 24;
 /// Deep enough for 2^24 × `LEAF` adverts in one class; beyond it ids were ground, and a leaf fills up instead.
 pub const MAX_DEPTH: u8 = 24;
+/// Further places of a shard, each used where those before it are crowded: to hide it somebody has to grind ids to all
+/// four, and then has a fourth of them at each.
+pub const ALTERNATES: u8 = 3;
 
 /// By the largest VM that is ever offered, not by what is free now: a provider must not move whenever it lets one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,42 +88,59 @@ pub struct Shard {
     pub depth: u8,
     /// The first `depth` bits, in the low end; the others are zero.
     pub prefix: u32,
+    /// 0 is the place that everybody knows; each further one is used where those before it are crowded.
+    pub alternate: u8,
 }
 
 impl Shard {
-    pub const WHOLE: Shard = Shard { index: Index::Whole, depth: 0, prefix: 0 };
+    pub const WHOLE: Shard = Shard { index: Index::Whole, depth: 0, prefix: 0, alternate: 0 };
 
     pub fn root(index: Index) -> Shard {
-        Shard { index, depth: 0, prefix: 0 }
+        Shard { index, depth: 0, prefix: 0, alternate: 0 }
     }
     /// The shard of this depth in which a provider's advert has its place.
     pub fn of(index: Index, depth: u8, provider: PeerId) -> Shard {
         let depth = depth.min(MAX_DEPTH);
-        Shard { index, depth, prefix: Position::of_peer(provider).bits(depth) }
+        Shard { index, depth, prefix: Position::of_peer(provider).bits(depth), alternate: 0 }
     }
     /// What arrives by serde may be anything.
     pub fn is_valid(&self) -> bool {
         let depth = if self.index == Index::Whole { 0 } else { MAX_DEPTH };
-        self.depth <= depth && u64::from(self.prefix) < 1 << self.depth
+        let alternates = if self.index == Index::Whole { 0 } else { ALTERNATES };
+        self.depth <= depth && u64::from(self.prefix) < 1 << self.depth && self.alternate <= alternates
     }
+    /// An alternate place stands for itself, under nobody.
     pub fn parent(&self) -> Option<Shard> {
         match (&self.index, self.depth) {
+            _ if self.alternate > 0 => None,
             (Index::Whole, _) | (Index::Country(..), 0) => None,
             (Index::All(_), 0) => Some(Shard::WHOLE),
-            (index, depth) => Some(Shard { index: index.clone(), depth: depth - 1, prefix: self.prefix >> 1 }),
+            (index, depth) => {
+                Some(Shard { index: index.clone(), depth: depth - 1, prefix: self.prefix >> 1, alternate: 0 })
+            }
         }
+    }
+    /// Where the same adverts are found when this place is crowded.
+    pub fn next_alternate(&self) -> Option<Shard> {
+        let more = self.alternate < ALTERNATES && self.index != Index::Whole;
+        more.then(|| Shard { alternate: self.alternate + 1, ..self.clone() })
     }
     /// The ancestor of this depth, or itself.
     pub fn up_to(&self, depth: u8) -> Shard {
         let depth = depth.min(self.depth);
-        Shard { index: self.index.clone(), depth, prefix: self.prefix >> (self.depth - depth) }
+        Shard {
+            index: self.index.clone(),
+            depth,
+            prefix: self.prefix >> (self.depth - depth),
+            alternate: self.alternate,
+        }
     }
     /// A descendant of this depth: `chance` chooses which.
     pub fn down_to(&self, depth: u8, chance: u32) -> Shard {
         let depth = depth.clamp(self.depth, MAX_DEPTH);
         let further = u32::from(depth - self.depth);
         let below = chance & ((1u32 << further) - 1);
-        Shard { index: self.index.clone(), depth, prefix: (self.prefix << further) | below }
+        Shard { index: self.index.clone(), depth, prefix: (self.prefix << further) | below, alternate: self.alternate }
     }
     pub fn covers(&self, other: &Shard) -> bool {
         self.depth <= other.depth && other.up_to(self.depth) == *self
@@ -158,6 +178,9 @@ impl Shard {
         }
         key.push(self.depth);
         key.extend_from_slice(&self.prefix.to_be_bytes());
+        if self.alternate > 0 {
+            key.push(self.alternate);
+        }
         key
     }
     pub fn position(&self, network: &Network) -> Position {

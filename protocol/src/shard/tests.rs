@@ -42,7 +42,12 @@ fn every_network_index_depth_and_prefix_has_its_own_key() {
                 Index::Country(class, "FR".parse().unwrap()),
             ] {
                 let shards_of = (0..4u8).flat_map(|depth| (0..1 << depth).map(move |prefix| (depth, prefix)));
-                shards.extend(shards_of.map(|(depth, prefix)| Shard { index: index.clone(), depth, prefix }));
+                shards.extend(shards_of.map(|(depth, prefix)| Shard {
+                    index: index.clone(),
+                    depth,
+                    prefix,
+                    alternate: 0,
+                }));
             }
         }
         for shard in shards {
@@ -121,7 +126,7 @@ proptest! {
 
     #[test]
     fn a_prefix_is_valid_within_its_depth_only(depth in any::<u8>(), prefix in any::<u32>()) {
-        let shard = Shard { index: Index::All(CLASS), depth, prefix };
+        let shard = Shard { index: Index::All(CLASS), depth, prefix, alternate: 0 };
         prop_assert_eq!(shard.is_valid(), depth <= MAX_DEPTH && u64::from(prefix) < (1u64 << depth.min(40)));
     }
 }

@@ -1,8 +1,8 @@
 //! Does who looks for a provider find it? Counted without searching: the tree is walked as a requestor walks it, over
 //! the true holders, and what two of them drawn by chance would show is weighed.
-use super::Model;
+use super::{Model, routing};
 use protocol::PeerId;
-use protocol::shard::{HOLDERS, Index, MAX_DEPTH, Shard, Standing};
+use protocol::shard::{HOLDERS, Index, MAX_DEPTH, Shard, Standing, spread};
 use protocol::spec::Query;
 use protocol::units::Timestamp;
 
@@ -23,7 +23,43 @@ fn chance(asked: usize, having: usize, of: usize) -> f64 {
     1.0 - missed
 }
 
+/// What those who hold a shard would show of a provider.
+struct Shelves {
+    having: usize,
+    split: usize,
+    leaf: usize,
+    there: usize,
+    /// Far more of them than there should be: a requestor looks elsewhere, too.
+    crowded: bool,
+}
+
 impl Model {
+    fn shelves(&self, shard: &Shard, provider: PeerId) -> Shelves {
+        let place = shard.position(self.network());
+        let near = self.routing.closest(place, routing::FOUND);
+        let near: Vec<_> = near.into_iter().map(|(_, id)| self.node(id).server.clone()).collect();
+        let full = near.len() >= HOLDERS;
+        let holders = spread(near, place, HOLDERS);
+        let usual = u128::MAX / (self.routing.len() as u128).max(1);
+        let width = holders.last().map_or(0, |last| last.at.distance(place));
+        let crowded = full && width < usual.saturating_mul(holders.len() as u128) / 4;
+        let mut shelves = Shelves { having: 0, split: 0, leaf: 0, there: 0, crowded };
+        for node in holders.iter().filter_map(|server| Some(self.node(self.id_of(server.peer)?))) {
+            shelves.there += usize::from(node.is_up());
+            let Some(core) = node.core.as_ref() else {
+                // A liar says that it has a leaf, and nothing in it.
+                shelves.leaf += usize::from(node.is_up());
+                continue;
+            };
+            let now = Timestamp((super::BEGINNING + self.now).saturating_add_signed(node.clock));
+            let (has, standing) = core.shards().shelf(now, shard, &Query::default(), provider);
+            shelves.having += usize::from(has);
+            shelves.split += usize::from(matches!(standing, Standing::Split { .. }));
+            shelves.leaf += usize::from(matches!(standing, Standing::Leaf | Standing::Warming));
+        }
+        shelves
+    }
+
     /// The chance that a requestor who looks for this provider in this index finds it now.
     pub fn findable(&self, index: &Index, provider: PeerId) -> f64 {
         let mut depth = 0;
@@ -31,19 +67,15 @@ impl Model {
         // That a search gets as far down as this.
         let mut arrives = 1.0;
         while depth <= MAX_DEPTH {
-            let shard = Shard::of(index.clone(), depth, provider);
-            let holders = self.routing.closest(shard.position(self.network()), HOLDERS);
-            let (mut having, mut split, mut leaf, mut there) = (0, 0, 0, 0);
-            for (_, id) in &holders {
-                let Some(core) = self.node(*id).core.as_ref() else { continue };
-                there += 1;
-                let (now, query) = (self.clock(*id), Query::default());
-                let shelf = core.shards().shelf(now, &shard, &query, provider);
-                having += usize::from(shelf.0);
-                split += usize::from(matches!(shelf.1, Standing::Split { .. }));
-                leaf += usize::from(matches!(shelf.1, Standing::Leaf | Standing::Warming));
-            }
+            let mut shard = Shard::of(index.clone(), depth, provider);
+            let shelves = self.shelves(&shard, provider);
+            let Shelves { having, split, leaf, there, mut crowded } = shelves;
             best = best.max(arrives * chance(ASKED, having, there));
+            while let Some(alternate) = shard.next_alternate().filter(|_| crowded) {
+                let beside = self.shelves(&alternate, provider);
+                best = best.max(arrives * chance(ASKED, beside.having, beside.there));
+                (shard, crowded) = (alternate, beside.crowded);
+            }
             if split < ASKED.min(there) || split <= leaf {
                 return best;
             }

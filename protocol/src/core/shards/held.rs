@@ -130,8 +130,9 @@ impl Held {
     }
 
     /// True when it has just split.
-    pub fn split_if_full(&mut self, now: Timestamp, depth: u8, leaf: usize) -> bool {
-        let full = self.board.len() > leaf && depth < MAX_DEPTH && !self.is_split();
+    pub fn split_if_full(&mut self, now: Timestamp, shard: &Shard, leaf: usize) -> bool {
+        let can = shard.depth < MAX_DEPTH && shard.alternate == 0;
+        let full = self.board.len() > leaf && can && !self.is_split();
         if full {
             (self.split, self.merged) = (Some(now), None);
         }

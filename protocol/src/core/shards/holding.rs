@@ -138,7 +138,7 @@ impl Holding {
             }
         };
         stats.puts += 1;
-        stats.splits += u64::from(held.split_if_full(now, shard.depth, leaf));
+        stats.splits += u64::from(held.split_if_full(now, &shard, leaf));
         let go = match held.is_split() {
             true => Go::Down { below: held.count(now) },
             false if held.folded => Go::Up,
@@ -218,7 +218,7 @@ impl Holding {
                     ctx.offence(from, "an advert of a shard", &refusal.into());
                 }
             }
-            stats.splits += u64::from(held.split_if_full(now, item.shard.depth, leaf));
+            stats.splits += u64::from(held.split_if_full(now, &item.shard, leaf));
         }
         for state in states.iter().take(MAX_SHARED) {
             let place = state.shard.position(ctx.network);

@@ -16,11 +16,33 @@ const UNANSWERED: Millis = Millis::secs(20);
 pub const MAX_PLACES: usize = 256;
 /// Lookups under way. Each costs some 20 messages.
 pub const MAX_LOOKUPS: usize = 16;
+/// Places that must be known before one of them is called crowded.
+const COMPARED: usize = 2;
+/// A place is crowded when so many times fewer servers would be usual within the distance of its holders.
+const CROWDED: u128 = 4;
 
 struct Place {
     at: Position,
     servers: Vec<Arc<Server>>,
     until: Timestamp,
+    /// How far away the last of so many holders lay when they were looked up.
+    width: u128,
+    count: u128,
+    /// There were as many servers as there are holders: a mesh that has fewer has no crowds.
+    full: bool,
+    crowded: bool,
+}
+
+impl Place {
+    fn measure(&mut self) {
+        self.full |= self.servers.len() >= HOLDERS;
+        self.count = self.servers.len() as u128;
+        self.width = self.servers.last().map_or(0, |last| last.at.distance(self.at));
+    }
+    /// The mean distance from one server to the next.
+    fn spacing(&self) -> Option<u128> {
+        if self.full { self.width.checked_div(self.count) } else { None }
+    }
 }
 
 pub enum Found {
@@ -68,10 +90,30 @@ impl Places {
     pub fn found(&mut self, ctx: &Ctx, ticket: u64, servers: Vec<Arc<Server>>) {
         let Some((shard, _)) = self.asked.remove(&ticket) else { return };
         self.make_room(ctx.now);
-        let at = shard.position(ctx.network);
+        let (at, full) = (shard.position(ctx.network), servers.len() >= HOLDERS);
         let servers = spread(servers, at, HOLDERS);
         let until = ctx.now + if servers.is_empty() { NOBODY_FOR } else { GOOD_FOR };
-        self.known.insert(shard, Place { at, servers, until });
+        let mut place = Place { at, servers, until, width: 0, count: 0, full, crowded: false };
+        place.measure();
+        self.known.insert(shard, place);
+        self.look_for_crowds();
+    }
+
+    /// Ids can be ground until they lie at a shard's place, closer than all others. Servers then stand more densely there
+    /// than anywhere else. Honest ones are strewn by chance: that eight lie where two would be usual happens to one place
+    /// in a thousand (Poisson), and costs no more than a second place.
+    fn look_for_crowds(&mut self) {
+        let mut spacings: Vec<u128> = self.known.values().filter_map(Place::spacing).collect();
+        spacings.sort_unstable();
+        let usual = spacings.get(spacings.len() / 2).copied().filter(|_| spacings.len() >= COMPARED);
+        for place in self.known.values_mut() {
+            let crowded = |usual: u128| place.full && place.width < usual.saturating_mul(place.count) / CROWDED;
+            place.crowded = usual.is_some_and(crowded);
+        }
+    }
+    /// Whether strangers may have taken this place: what belongs here is put and looked for at its alternate, too.
+    pub fn is_crowded(&self, shard: &Shard) -> bool {
+        self.known.get(shard).is_some_and(|place| place.crowded)
     }
 
     fn make_room(&mut self, now: Timestamp) {
@@ -92,7 +134,12 @@ impl Places {
         let before: Vec<PeerId> = place.servers.iter().map(|server| server.peer).collect();
         place.servers.extend(closer.into_iter().take(HOLDERS).map(Arc::new));
         place.servers = spread(std::mem::take(&mut place.servers), place.at, HOLDERS);
-        place.servers.iter().any(|server| !before.contains(&server.peer))
+        let new = place.servers.iter().any(|server| !before.contains(&server.peer));
+        if new {
+            place.measure();
+            self.look_for_crowds();
+        }
+        new
     }
 
     /// It did not answer, or holds nothing there. With half of them gone the routing is asked anew.

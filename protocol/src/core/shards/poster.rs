@@ -39,6 +39,8 @@ const MAX_FORMER: usize = 4;
 struct Spot {
     index: Index,
     depth: u8,
+    /// Beside the spot of the same tree that comes before it, whose place is crowded.
+    alternate: u8,
     /// Those that have it, or are being told.
     entries: Vec<Arc<Server>>,
     acked: usize,
@@ -59,8 +61,7 @@ pub struct Poster {
 }
 
 struct Asked {
-    index: Index,
-    depth: u8,
+    shard: Shard,
     to: PeerId,
 }
 
@@ -89,7 +90,7 @@ impl Poster {
         drop(left);
         for index in indexes {
             if !self.spots.iter().any(|spot| spot.index == index) {
-                self.spots.push(Spot::new(index));
+                self.spots.push(Spot::new(index, 0, 0));
             }
         }
         self.asked.clear();
@@ -143,10 +144,34 @@ impl Poster {
         if self.posting.is_none() {
             return;
         }
-        for n in 0..self.spots.len() {
-            // A redirect is followed at once, as far as the holders there are known.
-            while self.step(ctx, places, n, outcome) {}
+        loop {
+            for n in 0..self.spots.len() {
+                // A redirect is followed at once, as far as the holders there are known.
+                while self.step(ctx, places, n, outcome) {}
+            }
+            if !self.take_alternates(ctx, places) {
+                return;
+            }
         }
+    }
+
+    /// Beside each spot whose place is crowded there is one at its alternate; others are given up, and what stands there
+    /// ends by itself. True when there is a new one.
+    fn take_alternates(&mut self, ctx: &Ctx, places: &Places) -> bool {
+        let me = ctx.me();
+        let mut wanted = Vec::new();
+        for spot in self.spots.iter().filter(|spot| spot.alternate == 0) {
+            let mut shard = spot.shard(me);
+            while let Some(next) = shard.next_alternate().filter(|_| places.is_crowded(&shard)) {
+                wanted.push(next.clone());
+                shard = next;
+            }
+        }
+        self.spots.retain(|spot| spot.alternate == 0 || wanted.contains(&spot.shard(me)));
+        wanted.retain(|shard| !self.spots.iter().any(|spot| spot.shard(me) == *shard));
+        let any = !wanted.is_empty();
+        self.spots.extend(wanted.into_iter().map(|shard| Spot::new(shard.index, shard.depth, shard.alternate)));
+        any
     }
 
     /// True when the spot has moved.
@@ -204,7 +229,7 @@ impl Poster {
                 continue;
             }
             let rpc = ctx.send(server.peer, Request::Shard(ShardRequest::Put { shard: shard.clone(), posting, also }));
-            self.asked.insert(rpc, Asked { index: shard.index.clone(), depth: shard.depth, to: server.peer });
+            self.asked.insert(rpc, Asked { shard: shard.clone(), to: server.peer });
         }
     }
 
@@ -221,8 +246,8 @@ impl Poster {
         result: &Result<Response, RpcFailure>,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        let Some(Asked { index, depth, to }) = self.asked.remove(&rpc) else { return outcome };
-        self.said(ctx, places, &index, depth, to, result, &mut outcome);
+        let Some(Asked { shard, to }) = self.asked.remove(&rpc) else { return outcome };
+        self.said(ctx, places, &shard, to, result, &mut outcome);
         self.advance(ctx, places, &mut outcome);
         outcome
     }
@@ -231,25 +256,22 @@ impl Poster {
     pub fn answered_here(&mut self, ctx: &mut Ctx, places: &mut Places, shard: &Shard, response: Response) -> Outcome {
         let mut outcome = Outcome::default();
         let result = Ok(response);
-        self.said(ctx, places, &shard.index, shard.depth, ctx.me(), &result, &mut outcome);
+        self.said(ctx, places, shard, ctx.me(), &result, &mut outcome);
         self.advance(ctx, places, &mut outcome);
         outcome
     }
 
-    #[expect(clippy::too_many_arguments, reason = "who answered which question, and what")]
     fn said(
         &mut self,
         ctx: &mut Ctx,
         places: &mut Places,
-        index: &Index,
-        depth: u8,
+        shard: &Shard,
         from: PeerId,
         result: &Result<Response, RpcFailure>,
         outcome: &mut Outcome,
     ) {
-        let Some(n) = self.spots.iter().position(|spot| spot.index == *index && spot.depth == depth) else { return };
+        let Some(n) = self.spots.iter().position(|spot| spot.shard(ctx.me()) == *shard) else { return };
         let spot = &mut self.spots[n];
-        let shard = spot.shard(ctx.me());
         match result {
             Ok(Response::Shard(ShardResponse::Put(answer))) => {
                 outcome.total = Some(answer.total);
@@ -257,14 +279,14 @@ impl Poster {
             }
             Ok(Response::Shard(ShardResponse::NotHolder { closer })) => {
                 spot.entries.retain(|entry| entry.peer != from);
-                places.remove(ctx.now, &shard, from);
+                places.remove(ctx.now, shard, from);
                 learn(ctx, closer);
-                places.corrected(&shard, closer.clone());
+                places.corrected(shard, closer.clone());
             }
             _ => {
                 outcome.failed += 1;
                 spot.entries.retain(|entry| entry.peer != from);
-                places.remove(ctx.now, &shard, from);
+                places.remove(ctx.now, shard, from);
             }
         }
     }
@@ -287,6 +309,7 @@ impl Poster {
         let alone = answer.go == Go::Stay && answer.adverts as usize <= PUT_TO && spot.depth > spot.between.0;
         let go = if alone { Go::Up } else { answer.go };
         let possible = match go {
+            _ if spot.alternate > 0 => false,
             Go::Stay => false,
             Go::Down { .. } => spot.depth < MAX_DEPTH && spot.moves < MAX_MOVES,
             Go::Up => spot.depth > 0 && spot.moves < MAX_MOVES,
@@ -371,10 +394,11 @@ fn learn(ctx: &mut Ctx, servers: &[Server]) {
 }
 
 impl Spot {
-    fn new(index: Index) -> Self {
+    fn new(index: Index, depth: u8, alternate: u8) -> Self {
         Spot {
             index,
-            depth: 0,
+            depth,
+            alternate,
             entries: Vec::new(),
             acked: 0,
             tries: 0,
@@ -386,6 +410,6 @@ impl Spot {
         }
     }
     fn shard(&self, me: PeerId) -> Shard {
-        Shard::of(self.index.clone(), self.depth, me)
+        Shard { alternate: self.alternate, ..Shard::of(self.index.clone(), self.depth, me) }
     }
 }

@@ -67,6 +67,8 @@ struct Visit {
     asked: BTreeMap<u64, PeerId>,
     turned_to: Vec<PeerId>,
     answers: Vec<Answer>,
+    /// Of crowded places on the way.
+    alternates: Vec<Shard>,
     done: bool,
 }
 
@@ -276,9 +278,17 @@ impl Search {
                 if visit.done {
                     self.report.shards += 1;
                     self.report.seen += visit.answers.iter().map(|answer| answer.adverts).max().unwrap_or(0);
+                }
+                if visit.done && visit.shard.alternate == 0 {
                     self.covered.insert(visit.shard.clone());
                     remember_depth(depths, ctx.now, &visit.shard);
                 }
+            }
+            let new: Vec<Shard> =
+                self.visits.iter_mut().flat_map(|visit| std::mem::take(&mut visit.alternates)).collect();
+            if !new.is_empty() {
+                self.visits.extend(new.into_iter().map(Visit::new));
+                continue;
             }
             let late = self.wanted <= A_CHOICE && self.began + CHOOSE_AFTER <= ctx.now;
             let enough = self.found.len() >= if late { A_FEW.min(self.wanted) } else { self.wanted };
@@ -293,12 +303,19 @@ impl Search {
         }
     }
 
+    /// Shards that would be enough if each of them gave as much as those before, as far as may be asked at once.
+    fn needed(&self) -> usize {
+        let each = self.found.len() / self.covered.len().max(1);
+        let lacking = self.wanted.saturating_sub(self.found.len());
+        lacking.div_ceil(each.max(1)).min(WIDTHS[WIDTHS.len() - 1])
+    }
+
     /// False when there is nothing left to look at.
     fn next_round(&mut self, ctx: &mut Ctx, depths: &BTreeMap<Index, (u8, Timestamp)>) -> bool {
         while let Some(indexes) = self.tiers.get(self.tier) {
             let mut targets = Vec::new();
             if let Some(width) = WIDTHS.get(self.round) {
-                let width = if self.round == 0 { indexes.len() } else { *width };
+                let width = if self.round == 0 { indexes.len() } else { self.needed().max(*width) };
                 for n in 0..width {
                     let index = &indexes[n % indexes.len()];
                     let depth = depths.get(index).filter(|(_, at)| ctx.now - *at < DEPTH_FRESH).map_or(0, |(d, _)| *d);
@@ -357,6 +374,7 @@ impl Visit {
             asked: BTreeMap::new(),
             turned_to: Vec::new(),
             answers: Vec::new(),
+            alternates: Vec::new(),
             done: false,
         }
     }
@@ -385,6 +403,9 @@ impl Visit {
                     Found::Wait => return,
                     Found::Nobody => Vec::new(),
                 };
+                if self.turned_to.is_empty() && places.is_crowded(&self.shard) {
+                    self.alternates.extend(self.shard.next_alternate());
+                }
                 let mut fresh: Vec<PeerId> =
                     holders.iter().map(|server| server.peer).filter(|peer| !self.turned_to.contains(peer)).collect();
                 let mut sent = 0;
@@ -458,7 +479,8 @@ impl Visit {
             None
         };
         self.steps += 1;
-        match next.filter(|next| *next <= *most && self.steps < MAX_STEPS) {
+        let stays = self.shard.alternate > 0;
+        match next.filter(|next| !stays && *next <= *most && self.steps < MAX_STEPS) {
             Some(next) if next > depth => self.shard = self.shard.down_to(next, ctx.rng.next_u32()),
             Some(next) => self.shard = self.shard.up_to(next),
             None => {
