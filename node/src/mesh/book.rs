@@ -30,8 +30,7 @@ pub fn parse(addr: &str) -> Result<(Multiaddr, Option<PeerId>), MeshError> {
 /// As `parse`, for an address to listen on: no peer id in it, no name.
 pub fn parse_listen(addr: &str) -> Result<Multiaddr, MeshError> {
     let (parsed, peer) = parse(addr)?;
-    let named = parsed.iter().any(|part| matches!(part, Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)));
-    if peer.is_some() || named {
+    if peer.is_some() || ip_of(&parsed).is_none() {
         let why = "a node listens on an IP address, without a peer id".to_owned();
         return Err(MeshError::BadAddress { addr: addr.to_owned(), why });
     }
@@ -209,7 +208,9 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse_listen(&format!("/ip4/127.0.0.1/tcp/0/p2p/{id}")).is_err());
-        assert!(parse_listen("/dns4/example.org/tcp/0").is_err());
+        for named in ["/dns4/example.org/tcp/0", "/dnsaddr/example.org"] {
+            assert!(parse(named).is_ok() && parse_listen(named).is_err(), "{named}");
+        }
     }
 
     #[test]
