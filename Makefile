@@ -20,7 +20,7 @@ TINY := $(IMAGES)/tiny/manifest.json
 DEBIAN := $(IMAGES)/debian/manifest.json
 INSTALL_DEPS := tests/tools/install-deps.sh
 
-.PHONY: help demo test nat-full bench image-tiny image-debian bundle-tiny bundle-debian lint install deps-%
+.PHONY: help demo test nat-full bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install deps-%
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ nat-full: deps-test ## hosts behind NATs at length, as root: 200 MB over each wa
 bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux (BENCH='stream --pairs 20' measures a part)
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
 	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" target/release/bench $(BENCH)
+
+fuzz: deps-build ## hostile input for every decoder, 60 s each (FUZZ='10 core board' is 10 s for these two)
+	tests/tools/fuzz.sh $(FUZZ)
+
+hostile-full: deps-build ## ten million bad adverts, and a million malformed frames of every protocol; half an hour
+	$(CARGO) test --release $(CARGOFLAGS) -p protocol --test main hostile::ten -- --ignored --nocapture
+	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
+	target/release/hostile $(HOSTILE)
 
 image-tiny: deps-build deps-run $(TINY) ## build the guest 'tiny' and import it into the home (GOLEMNODE_HOME)
 	$(CARGO) build $(CARGOFLAGS) -p cli

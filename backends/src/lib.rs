@@ -18,6 +18,9 @@ use protocol::units::{DiskGib, MemoryMib, Resources};
 use serde::Serialize;
 use std::net::SocketAddr;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod images;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;

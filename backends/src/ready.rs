@@ -87,7 +87,7 @@ fn with_console(fault: Fault, known: String, console: Option<Vec<u8>>) -> Fault 
 }
 
 /// The key blob of an OpenSSH public line, ed25519 only.
-fn public_blob(line: &str) -> Result<Vec<u8>, Fault> {
+pub(crate) fn public_blob(line: &str) -> Result<Vec<u8>, Fault> {
     let mut words = line.split_whitespace();
     let blob = match (words.next(), words.next()) {
         (Some("ssh-ed25519"), Some(blob)) => STANDARD.decode(blob).ok(),

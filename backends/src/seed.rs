@@ -111,7 +111,7 @@ fn ours(user: &GuestUser, seed: &Seed) -> String {
 }
 
 /// The public half stands in clear in an OpenSSH private key: magic, cipher, kdf, options, count, then the blob.
-fn public_half(private: &str) -> Option<String> {
+pub(crate) fn public_half(private: &str) -> Option<String> {
     let body: String = private.lines().filter(|line| !line.starts_with("-----")).collect();
     let bytes = STANDARD.decode(body).ok()?;
     let mut rest = bytes.strip_prefix(b"openssh-key-v1\0")?;

@@ -3,6 +3,9 @@ mod actor;
 pub mod api;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handle;
 pub mod mesh;
 mod provider;

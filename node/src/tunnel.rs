@@ -23,7 +23,10 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// One copy buffer each way: large enough that a bulk copy is not bound by system calls.
 const BUFFER: usize = 128 * 1024;
 
-async fn write_header<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), header: &T) -> std::io::Result<()> {
+pub(crate) async fn write_header<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    header: &T,
+) -> std::io::Result<()> {
     let body = codec::encode(header);
     let length = u16::try_from(body.len()).map_err(std::io::Error::other)?;
     let mut bytes = length.to_be_bytes().to_vec();
@@ -32,7 +35,7 @@ async fn write_header<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), head
     stream.flush().await
 }
 
-async fn read_header<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
+pub(crate) async fn read_header<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
     let length = usize::from(stream.read_u16().await?);
     if length > MAX_HEADER {
         return Err(std::io::Error::other(format!("a header of {length} bytes")));

@@ -1,5 +1,7 @@
 //! Homes, nodes and commands for end-to-end tests: every node is a process of its own, and every command is the
 //! `golemnode` that was built beside this test.
+pub mod hand;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

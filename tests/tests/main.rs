@@ -1,4 +1,5 @@
 //! One binary: the whole thing, from outside.
+mod frames;
 mod hostile;
 mod nat;
 mod rent;

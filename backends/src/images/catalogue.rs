@@ -187,7 +187,7 @@ impl Catalogue {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<Entry>, Fault> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, Fault> {
     let written: Written = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         Fault::invalid(format!("line {line}: {}", error.message()))

@@ -171,7 +171,7 @@ impl Fetcher {
         }
         let range = memo.validator.as_deref().filter(|_| from > 0).map(|validator| (from, validator));
         let mut response = self.request(url, range).await?;
-        let total = match goes_on(&response, from, memo.total) {
+        let total = match goes_on(response.status(), response.headers(), from, memo.total) {
             Some(total) => total,
             None if response.status() == StatusCode::OK => {
                 let total = length(response.headers());
@@ -353,11 +353,11 @@ fn follow(previous: &[Url], next: &Url) -> Result<(), String> {
 }
 
 /// The whole file's length, when the answer is the rest that was asked for, of the file that was begun.
-fn goes_on(response: &Response, from: u64, known: Option<u64>) -> Option<Option<u64>> {
-    if response.status() != StatusCode::PARTIAL_CONTENT || from == 0 {
+fn goes_on(status: StatusCode, headers: &HeaderMap, from: u64, known: Option<u64>) -> Option<Option<u64>> {
+    if status != StatusCode::PARTIAL_CONTENT || from == 0 {
         return None;
     }
-    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
     let (span, total) = range.split_once('/')?;
     let first: u64 = span.split_once('-')?.0.parse().ok()?;
     let total: Option<u64> = total.parse().ok();
@@ -376,6 +376,23 @@ fn validator(headers: &HeaderMap) -> Option<String> {
         return None;
     }
     text(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED))
+}
+
+/// What a server's headers are taken to say: the length, what vouches for the bytes, how a download goes on.
+#[cfg(feature = "fuzzing")]
+pub(crate) type Said = (Option<u64>, Option<String>, Option<Option<u64>>);
+
+#[cfg(feature = "fuzzing")]
+pub(crate) fn headers(lines: &str, from: u64, known: Option<u64>) -> Said {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.lines().filter_map(|line| line.split_once(':')) {
+        let name = reqwest::header::HeaderName::from_bytes(name.as_bytes());
+        let value = reqwest::header::HeaderValue::from_str(value.trim());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    (length(&headers), validator(&headers), goes_on(StatusCode::PARTIAL_CONTENT, &headers, from, known))
 }
 
 fn unreachable(url: &Url, error: &reqwest::Error) -> Stop {

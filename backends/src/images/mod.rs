@@ -11,6 +11,8 @@ mod plausible;
 mod pull;
 mod qemu_img;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use catalogue::parse as parse_catalogue;
 pub use catalogue::{Catalogue, Entry, Trust, trust as trust_in, url as parse_url};
 pub use checksum::Checksum;
 pub use download::{PullEvent, PullSettings};
@@ -21,6 +23,8 @@ pub(crate) use qemu_img::create_overlay;
 pub(crate) use qemu_img::run;
 /// For `doctor`.
 pub use qemu_img::version as qemu_img_version;
+#[cfg(feature = "fuzzing")]
+pub(crate) use {download::headers, part::Memo, plausible::judge as judge_raw, qemu_img::judge as judge_info};
 
 use manifest::{MAX_DISK_FILE, MAX_INITRD, MAX_KERNEL, MAX_MANIFEST, check_boot};
 use part::Whole;

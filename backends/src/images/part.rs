@@ -27,7 +27,7 @@ const OPEN_TRIES: usize = 8;
 
 /// What the bytes are bytes of. Only the same file from the same place is gone on with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Memo {
+pub(crate) struct Memo {
     pub url: String,
     pub expected: String,
     /// An `ETag` (a strong one) or a `Last-Modified`, as `If-Range` takes them.

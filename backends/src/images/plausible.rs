@@ -50,7 +50,7 @@ pub(super) fn check_raw(disk: &Path, shown: &Path, kernel: bool) -> Result<(), F
     })
 }
 
-fn judge(head: &[u8], size: u64, kernel: bool) -> Result<(), (String, String)> {
+pub(crate) fn judge(head: &[u8], size: u64, kernel: bool) -> Result<(), (String, String)> {
     let has = |at: usize, mark: &[u8]| head.get(at..at + mark.len()) == Some(mark);
     let whole = || "give a raw or qcow2 disk; if it is one, its end is missing: fetch it again".to_owned();
     if let Some((_, _, what, hint)) = OTHERS.iter().find(|(at, mark, _, _)| has(*at, mark)) {

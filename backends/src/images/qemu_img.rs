@@ -33,7 +33,7 @@ pub fn inspect(disk: &Path) -> Result<DiskInfo, Fault> {
     judge(&answer, &shown)
 }
 
-fn judge(answer: &str, shown: &str) -> Result<DiskInfo, Fault> {
+pub(crate) fn judge(answer: &str, shown: &str) -> Result<DiskInfo, Fault> {
     let info: Value = serde_json::from_str(answer)
         .map_err(|error| Fault::internal(format!("qemu-img's answer is not JSON: {error}")))?;
     let refuse = |why: &str| {

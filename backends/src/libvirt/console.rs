@@ -51,7 +51,7 @@ impl Host {
     }
 }
 
-fn parse(answer: &str) -> Option<Vec<u8>> {
+pub(crate) fn parse(answer: &str) -> Option<Vec<u8>> {
     let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
     STANDARD.decode(answer["return"].as_str()?).ok()
 }

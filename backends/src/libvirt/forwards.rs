@@ -81,7 +81,7 @@ impl Host {
 }
 
 /// Lines such as `TCP[HOST_FORWARD]  12  127.0.0.1 40123  10.0.2.15 22  0 0`.
-fn parse_forwards(text: &str) -> HashMap<u16, SocketAddr> {
+pub(crate) fn parse_forwards(text: &str) -> HashMap<u16, SocketAddr> {
     let forward = |line: &str| {
         let mut words = line.trim().strip_prefix("TCP[HOST_FORWARD]")?.split_whitespace().skip(1);
         let (host, port) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

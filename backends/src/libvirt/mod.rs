@@ -4,12 +4,12 @@
 //! `<home>/vms/<lease id>/` holds a VM's overlay, seed, order and console; its domain is named after the lease.
 mod accel;
 mod connection;
-mod console;
+pub(crate) mod console;
 mod domain;
-mod forwards;
+pub(crate) mod forwards;
 mod launch;
 mod turns;
-mod xml;
+pub(crate) mod xml;
 
 pub use accel::Accel;
 pub use xml::domain_name;

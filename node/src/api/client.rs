@@ -316,7 +316,7 @@ impl Tunnel {
 }
 
 /// The head up to its empty line, and what came with it.
-fn read_head(stream: &mut StdUnixStream) -> std::io::Result<(String, Vec<u8>)> {
+fn read_head(stream: &mut impl Read) -> std::io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut part = [0; 1024];
     loop {
@@ -337,7 +337,7 @@ fn status_of(head: &str) -> Option<StatusCode> {
 }
 
 /// A body by its length: the node's errors are small and never chunked.
-fn read_body(stream: &mut StdUnixStream, head: &str, mut body: Vec<u8>) -> std::io::Result<Vec<u8>> {
+fn read_body(stream: &mut impl Read, head: &str, mut body: Vec<u8>) -> std::io::Result<Vec<u8>> {
     let field = |line: &str| -> Option<usize> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
@@ -346,6 +346,17 @@ fn read_body(stream: &mut StdUnixStream, head: &str, mut body: Vec<u8>) -> std::
     let missing = length.saturating_sub(body.len());
     stream.take(missing as u64).read_to_end(&mut body)?;
     Ok(body)
+}
+
+/// The answer to a tunnel's upgrade, from a node that says this and no more.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn upgraded(mut said: &[u8]) -> std::io::Result<Result<Vec<u8>, Fault>> {
+    let (head, rest) = read_head(&mut said)?;
+    let status = status_of(&head).ok_or_else(|| std::io::Error::other("not HTTP"))?;
+    match status {
+        StatusCode::SWITCHING_PROTOCOLS => Ok(Ok(rest)),
+        _ => Ok(Err(fault_of(status, &read_body(&mut said, &head, rest)?))),
+    }
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ pub async fn serve(listener: UnixListener, node: NodeHandle, idle: IdleWatch, st
     }
 }
 
-fn router(node: NodeHandle, idle: IdleWatch) -> Router {
+pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
     let api = Api { node, idle };
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -137,7 +137,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn read(&mut self, path: &Path, text: &str) -> Result<(), Fault> {
+    pub(crate) fn read(&mut self, path: &Path, text: &str) -> Result<(), Fault> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
             Fault::invalid(format!("{}:{line}: {}", path.display(), error.message()))

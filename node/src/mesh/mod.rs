@@ -11,6 +11,7 @@
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
 //! | `prober`, `dialback`, `relaying`, `conduit`, `punch` | the library's AutoNAT, relay and hole punching, bounded |
+//! | `fuzzing` | its decoders, for `tests/fuzz` |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod actor;
@@ -21,6 +22,8 @@ mod codec;
 mod conduit;
 mod dialback;
 mod events;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod guard;
 mod handle;
 mod join;
