@@ -33,8 +33,12 @@ fn attack(count: u64, seed: u64) -> Tally {
     let mut forge = Forge::new(&victim);
     let (mut tally, mut done) = (Tally::default(), 0);
     while done < count {
-        let way = Way::ALL[rng.next_u32() as usize % Way::ALL.len()];
-        // A page brings many at once.
+        // A page brings many at once, so that there is one for as many of the others.
+        let way = match rng.next_u32() % 130 {
+            0..65 => Way::Gossip,
+            65..129 => Way::Posted,
+            _ => Way::Page,
+        };
         let batch = if way == Way::Page { (1 + u64::from(rng.next_u32() % 128)).min(count - done) } else { 1 };
         let bad: Vec<(Flaw, _)> = (0..batch).map(|_| forge.bad(&mut rng, way)).collect();
         for (flaw, _) in &bad {
