@@ -1,6 +1,6 @@
 //! What can be wrong with an advert, one thing at a time.
 use super::victim::{HONEST, NOW, ON_BOARD, Victim, Way, advert, key, network, withdrawal};
-use protocol::advert::{ADVERT_TTL, Advert, MAX_IMAGES, MAX_SKEW, Withdrawal};
+use protocol::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_IMAGES, MAX_SKEW, Withdrawal};
 use protocol::board::Posting;
 use protocol::codec::{self, MAX_ADVERT};
 use protocol::envelope::{Payload, Sealed, Signed};
@@ -38,12 +38,13 @@ pub enum Flaw {
     Withdrawn,
     WithdrawnAgain,
     TooManyImages,
+    TooManyAddrs,
     MalformedBody,
     // Cross-shard: an advert on a board that is not its own. Here, and in `Forge::make`, when there are several boards.
 }
 use Flaw::*;
 
-pub const FLAWS: [Flaw; 24] = [
+pub const FLAWS: [Flaw; 25] = [
     Cut,
     Garbage,
     Oversized,
@@ -67,6 +68,7 @@ pub const FLAWS: [Flaw; 24] = [
     Withdrawn,
     WithdrawnAgain,
     TooManyImages,
+    TooManyAddrs,
     MalformedBody,
 ];
 
@@ -90,12 +92,13 @@ impl Flaw {
             Future => "future",
             Replayed | SameNumber | EarlierNumber | Withdrawn | WithdrawnAgain => "stale",
             TooManyImages => "too_many_images",
+            TooManyAddrs => "too_many_addrs",
             MalformedBody => "malformed",
         }
     }
     pub fn code(self) -> ErrorCode {
         match self.label() {
-            "malformed" | "oversized" | "too_many_images" => ErrorCode::InvalidRequest,
+            "malformed" | "oversized" | "too_many_images" | "too_many_addrs" => ErrorCode::InvalidRequest,
             "unsigned" => ErrorCode::Unsigned,
             "expired" | "future" | "stale" => ErrorCode::Expired,
             _ => ErrorCode::BadToken,
@@ -110,6 +113,8 @@ impl Flaw {
         way != Way::Page || !matches!(self, Cut | Garbage | OversizedMessage | WithdrawnAgain)
     }
 }
+
+const ADDR: &str = "/ip4/192.0.2.1/tcp/4001";
 
 /// As it goes on the wire: a posting, or bytes that are none.
 #[derive(Clone, Debug)]
@@ -251,6 +256,10 @@ impl Forge {
                 crowded.terms.images = vec!["tiny".parse().unwrap(); more];
                 post(seal(crowded, stranger))
             }
+            TooManyAddrs => {
+                let more = MAX_ADDRS + 1 + rng.next_u32() as usize % 9;
+                post(seal(Advert { addrs: vec![ADDR.parse().unwrap(); more], ..good() }, stranger))
+            }
             MalformedBody => {
                 let body = malformed(&good(), rng);
                 post(signed_with(stranger, Advert::DOMAIN, body))
@@ -272,12 +281,14 @@ impl Forge {
             change(&mut content);
             Posting::Advert(seal(content, &key(by)))
         };
+        let addrs = |content: &mut Advert| content.addrs = vec![ADDR.parse().unwrap(); MAX_ADDRS];
         let images = |content: &mut Advert| content.terms.images = vec!["tiny".parse().unwrap(); MAX_IMAGES];
         let mut all = vec![
             next(&|_| {}),
             next(&|content| content.issued = NOW.set_back(Millis(ADVERT_TTL.0 - 1))),
             next(&|content| content.issued = NOW + MAX_SKEW),
             next(&images),
+            next(&addrs),
             next(&|content| content.seq = 0),
         ];
         // News of those that are there, and of those that had gone.

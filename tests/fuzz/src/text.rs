@@ -4,7 +4,7 @@ use protocol::PeerId;
 use protocol::money::Amount;
 use protocol::names::{
     Arch, BackendKind, Country, CreateId, Currency, Digest, GuestUser, ImageName, IsolationWanted, LeaseId, Network,
-    NodeName, QuoteId, VmName,
+    NodeName, PeerAddr, QuoteId, VmName,
 };
 use protocol::text::{is_plain, plain, plain_lines};
 use protocol::units::{DiskGib, MemoryMib, Millis, Resources, Timestamp};
@@ -38,6 +38,9 @@ pub fn text(data: &[u8]) {
     .flatten()
     {
         assert!(name.len() <= 63 && name.chars().all(|c| c.is_ascii_graphic()), "{name:?}");
+    }
+    if let Some(addr) = name::<PeerAddr>(text) {
+        assert!(addr.as_str().chars().all(is_plain));
     }
     name::<LeaseId>(text);
     name::<CreateId>(text);

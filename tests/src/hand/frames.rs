@@ -229,7 +229,8 @@ fn posting(network: &str, issued: Timestamp) -> Posting {
         images: vec![],
     };
     let network = network.parse().expect("a network");
-    let good = Sealed::seal(Advert { network, provider: by.peer_id(), seq: issued.0, issued, terms }, &by);
+    let good =
+        Sealed::seal(Advert { network, provider: by.peer_id(), seq: issued.0, issued, addrs: vec![], terms }, &by);
     Posting::Advert(Signed { signer: other, domain: Advert::DOMAIN.into(), ..good.signed().clone() })
 }
 

@@ -52,6 +52,7 @@ pub fn core() -> Seeds {
     let advert = Record::default().u8(1).u8(0).u8(1).chunk(&encode(&world::advert(&key(4)))).0;
     let posted = Record::default().u8(1).u8(0).u8(1).u64(7).u16(6100).0;
     let withdrawn = Record::default().u8(1).u8(3).u8(1).u64(8).u16(6100).0;
+    let addrs = Record::default().u8(1).chunk(b"/ip4/192.0.2.1/tcp/4001 /ip6/::1/udp/9/quic-v1").0;
     let page = Record::default().u8(0).u8(0).u8(0b0101_0111).u8(1).u64(1).u16(9000).0;
     vec![
         run(&[
@@ -77,6 +78,7 @@ pub fn core() -> Seeds {
         early(6, (CUT, &[0, 0, 60])),
         early(6, (LOSE, &[0, 1])),
         early(1, (TWICE, &[0])),
+        play(&[(ADDRESSES, &addrs), (WAIT, &[2, 0]), (DELIVER, &[0])]),
         play(&[(GOSSIP, &garbage), (ASK, &garbage), (ASK, &asked), (SIGNED, &advert), (SIGNED, &advert)]),
         play(&[(POST, &posted), (POST, &withdrawn), (POST, &posted), (WAIT, &[0x40, 0]), (POST, &posted)]),
         play(&[(MEET, &[0, 4]), (ANSWER, &page), (ANSWER, &page), (ANSWER, &page), (CREATE, &[0, 2, SPEC])]),

@@ -18,6 +18,7 @@ use protocol::units::{DiskGib, Millis, Resources, Timestamp};
 use protocol::{Fault, Keypair, PeerId};
 use std::str::FromStr;
 
+const ADDR: &str = "/ip4/192.0.2.1/tcp/4001";
 /// Some day in 2023.
 pub const START: Timestamp = Timestamp(1_700_000_000_000);
 /// An input is as many things that happen; what follows says nothing new.
@@ -47,7 +48,14 @@ pub fn sign_as(key: &Keypair, domain: &str, body: Vec<u8>) -> Signed {
 }
 
 pub fn advert(key: &Keypair) -> Advert {
-    Advert { network: network(), provider: key.peer_id(), seq: 1, issued: START, terms: terms() }
+    Advert {
+        network: network(),
+        provider: key.peer_id(),
+        seq: 1,
+        issued: START,
+        addrs: vec![read(ADDR)],
+        terms: terms(),
+    }
 }
 pub fn terms() -> Terms {
     Terms {

@@ -2,6 +2,7 @@
 use super::{START, key, network};
 use crate::messages::is_no;
 use crate::must_be_plain;
+use protocol::advert::MAX_ADDRS;
 use protocol::board::{MAX_ADVERTS, Posting};
 use protocol::codec::{self, MAX_MESSAGE};
 use protocol::core::{Effect, NodeCore, StoreOp, Table};
@@ -95,6 +96,10 @@ impl Node {
                     fault(&Fault::from(refusal).from_peer());
                 }
                 return Some(effect);
+            }
+            Effect::Learn { addrs, .. } => {
+                assert!(addrs.len() <= MAX_ADDRS);
+                addrs.iter().for_each(|addr| must_be_plain(addr.as_str(), 1024));
             }
             Effect::Answer { result: Err(why), .. } => fault(why),
             Effect::Notice { message, .. } => must_be_plain(message, SENTENCE),

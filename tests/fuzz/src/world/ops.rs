@@ -1,5 +1,5 @@
 //! What can happen, by the number that stands for it in an input.
-use super::{Flight, WIRE, World, key, network, offer, read, resigned, sign, sign_as, tenants_seed, terms};
+use super::{Flight, WIRE, World, key, network, offer, read, resigned, sign, sign_as, tenants_seed};
 use crate::{Bytes, must_be_plain};
 use protocol::PeerId;
 use protocol::advert::{Advert, Withdrawal};
@@ -47,7 +47,8 @@ pub const POST: u8 = 22;
 pub const TUNNEL: u8 = 23;
 pub const SIGNED: u8 = 24;
 pub const ANSWER: u8 = 25;
-const OPS: u8 = 26;
+pub const ADDRESSES: u8 = 26;
+const OPS: u8 = 27;
 /// What follows from one thing that happens is a handful: a page of the board brings its adverts, a wait its retries.
 const EFFECTS: usize = 1024;
 
@@ -136,7 +137,12 @@ impl World {
                 self.take_effects(node);
             }
             SIGNED => self.post_signed(input),
-            _ => self.answer(input),
+            ANSWER => self.answer(input),
+            _ => {
+                let (node, text) = (self.node(input), String::from_utf8_lossy(input.chunk()));
+                let addrs = text.split(' ').filter_map(|addr| addr.parse().ok()).collect();
+                self.input(node, Input::Addresses(addrs));
+            }
         }
     }
 
@@ -270,7 +276,7 @@ impl World {
         let (network, provider) = (network(), by.peer_id());
         let posting = match how & 1 {
             0 => {
-                let advert = Advert { network, provider, seq, issued, terms: terms() };
+                let advert = Advert { seq, issued, ..super::advert(&by) };
                 Posting::Advert(Sealed::seal(advert, &by).signed().clone())
             }
             _ => {
