@@ -4,7 +4,7 @@ use crate::failure::Outcome;
 use crate::output::{dash, fields, some_of, table};
 use clap::{Args, Subcommand};
 use node::api::client::{self, Client};
-use node::api::types::{NodeStatus, PeerView};
+use node::api::types::{NodeStatus, PeerView, RelayStatus};
 use node::config::{NodeConfig, NodeLock, Settings};
 use protocol::names::BackendKind;
 use protocol::units::Millis;
@@ -181,6 +181,7 @@ fn status_text(status: &NodeStatus) -> String {
         ("listens on", Some(status.listen_addrs.join("\n             "))),
         ("reachability", Some(reachability(status))),
         ("reached at", Some(status.external_addrs.join("\n             ")).filter(|addrs| !addrs.is_empty())),
+        ("relays", status.relay.as_ref().map(relayed)),
         ("peers", Some(status.peers.to_string())),
         ("board", Some(format!("{} adverts, {} shards", status.board.adverts, status.board.shards))),
         ("up", Some(Millis::secs(status.uptime_s).to_string())),
@@ -199,6 +200,11 @@ pub fn reachability(status: &NodeStatus) -> String {
         "" => status.reachability.clone(),
         why => format!("{}: {why}", status.reachability),
     }
+}
+
+fn relayed(relay: &RelayStatus) -> String {
+    let RelayStatus { reservations, circuits, bytes } = relay;
+    format!("for {reservations} nodes, {circuits} connections, {} MiB", bytes >> 20)
 }
 
 fn peers_text(peers: &[PeerView]) -> String {

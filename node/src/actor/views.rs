@@ -41,6 +41,15 @@ impl Actor {
         if self.provider.is_some() {
             roles.push("provider".to_owned());
         }
+        let mesh = self.mesh.metrics();
+        let relay = (mesh.relaying > 0).then_some(RelayStatus {
+            reservations: mesh.relay_reservations,
+            circuits: mesh.relay_circuits,
+            bytes: mesh.relay_bytes,
+        });
+        if relay.is_some() {
+            roles.push("relay".to_owned());
+        }
         Ok(NodeStatus {
             peer_id: self.core.me(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -50,6 +59,7 @@ impl Actor {
             external_addrs: self.mesh.external_addrs().await?,
             reachability: self.reachability.0.as_str().to_owned(),
             reachability_why: self.reachability.1.clone(),
+            relay,
             peers: self.mesh.peers().await?.len(),
             board: BoardStatus { adverts: self.core.board().len(), shards: self.core.shards().held() },
             provider: self.provider_status(),

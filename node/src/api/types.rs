@@ -23,10 +23,21 @@ pub struct NodeStatus {
     pub reachability: String,
     #[serde(default)]
     pub reachability_why: String,
+    /// While it relays for others.
+    #[serde(default)]
+    pub relay: Option<RelayStatus>,
     pub peers: usize,
     pub board: BoardStatus,
     pub provider: Option<ProviderStatus>,
     pub uptime_s: u64,
+}
+
+/// What a relay carries now; and how much it has carried for those who are called by it, in their windows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RelayStatus {
+    pub reservations: u64,
+    pub circuits: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

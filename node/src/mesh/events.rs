@@ -136,6 +136,7 @@ impl Actor {
         self.hood.connected(now, peer, direction == Direction::Inbound, wanted, exempt);
         self.linked(now, peer, connection, &endpoint);
         self.flush(peer);
+        self.reopen_suspect(peer);
     }
 
     fn on_closed(&mut self, peer: PeerId, connection: ConnectionId, remaining: u32) {
@@ -234,6 +235,7 @@ impl Actor {
     fn on_ping(&mut self, event: ping::Event) {
         match event.result {
             Ok(rtt) => {
+                self.trust(&event.peer, event.connection);
                 if let Some(known) = self.peers.get_mut(&event.peer) {
                     known.rtt = Some(rtt);
                 }

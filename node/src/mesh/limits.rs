@@ -69,6 +69,9 @@ pub const MAX_BUCKETS: usize = 1024;
 
 /// A tunnel is open, with dialling and finding the peer, within this.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// A tunnel that has not opened after this is opened over another connection, too: three round trips around the world,
+/// and time enough left to dial.
+pub const REOPEN_AFTER: Duration = Duration::from_secs(3);
 /// Tunnels from one peer at once: a requestor's ssh, scp and Ansible forks to the VMs of one provider.
 pub const MAX_TUNNELS_PER_PEER: usize = 64;
 /// Tunnels from everybody at once. A stalled stream holds ≤ 256 KiB of window.
@@ -160,8 +163,9 @@ pub const COMPANY_DIALS: usize = 4;
 pub const DIALBACKS_PER_PEER: usize = 24;
 /// … and for all, a dial a second.
 pub const DIALBACKS: usize = 60;
-/// A dial that takes longer is called a failure: twice what the handshake takes over a satellite.
-pub const DIALBACK_PATIENCE: Duration = Duration::from_secs(5);
+/// A dial that takes longer is called a failure: long for a slow peer, and still within the 10 s for which the library
+/// has the peer wait for the answer.
+pub const DIALBACK_PATIENCE: Duration = Duration::from_secs(8);
 /// Holes that we help to punch towards one peer in a minute: the library tries 3 times for each relayed connection.
 pub const PUNCHES_PER_PEER: usize = 6;
 /// For all of them: a dial costs a millisecond, and a router's table some of its places.

@@ -62,6 +62,8 @@ counters! {
     punches_failed,
     /// Relayed connections that were given up for direct ones.
     relayed_closed,
+    /// 1 while this node relays for others.
+    relaying,
     /// Reservations at this relay, now.
     relay_reservations,
     /// Connections that this node relays, now.

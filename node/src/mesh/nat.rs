@@ -192,6 +192,7 @@ impl Actor {
         self.seek_relays(now);
         if let Some(relaying) = self.swarm.behaviour().relaying.as_ref() {
             let counters = [
+                (&self.metrics.relaying, u64::from(self.nat.state == Reachability::Public)),
                 (&self.metrics.relay_reservations, relaying.reservations() as u64),
                 (&self.metrics.relay_circuits, relaying.circuits() as u64),
                 (&self.metrics.relay_bytes, relaying.carried()),

@@ -33,6 +33,7 @@ impl Actor {
             relay,
             punched: came_through,
             spare,
+            suspect: false,
             tunnels: Count::default(),
             since: now,
         };
@@ -49,6 +50,26 @@ impl Actor {
         let relayed = known.is_relayed();
         self.hood.set_relayed(now, &peer, relayed);
         self.reopen(peer, id);
+    }
+
+    /// It did not answer. True if another one is left.
+    pub(super) fn suspect(&mut self, peer: &PeerId, id: ConnectionId) -> bool {
+        let Some(known) = self.peers.get_mut(peer) else { return false };
+        for link in known.links.iter_mut().filter(|link| link.id == id) {
+            link.suspect = true;
+        }
+        let relayed = known.is_relayed();
+        let another = known.best().is_some_and(|link| !link.suspect);
+        self.hood.set_relayed(Instant::now(), peer, relayed);
+        another
+    }
+
+    /// It answers after all.
+    pub(super) fn trust(&mut self, peer: &PeerId, id: ConnectionId) {
+        let links = self.peers.get_mut(peer).map(|known| &mut known.links);
+        for link in links.into_iter().flatten().filter(|link| link.id == id) {
+            link.suspect = false;
+        }
     }
 
     /// Which relay carries what comes by this address. One that has dialled us is not named in it.
@@ -72,7 +93,8 @@ impl Actor {
         let old = |since: Instant| now.saturating_duration_since(since) >= limits::SPARE_KEPT;
         let mut superfluous = Vec::new();
         for (peer, known) in self.peers.iter().filter(|(_, known)| known.links.len() > 1) {
-            let settled = known.links.iter().any(|link| link.relay.is_none() && !link.spare && old(link.since));
+            let good = |link: &Link| link.relay.is_none() && !link.spare && !link.suspect && old(link.since);
+            let settled = known.links.iter().any(good);
             let asked = self.requests.values().any(|(from, _)| from == peer);
             if settled && !asked && known.rpcs == 0 {
                 let idle =

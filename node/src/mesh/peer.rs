@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub punched: bool,
     /// It was made to test an address; nothing is to be said over it.
     pub spare: bool,
+    /// A tunnel did not open over it in time.
+    pub suspect: bool,
     pub tunnels: Count,
     pub since: Instant,
 }
@@ -67,9 +69,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The link that new tunnels take: the oldest one without a relay.
+    /// The link that new tunnels take: the oldest one without a relay, of those that answer.
     pub fn best(&self) -> Option<&Link> {
-        self.links.iter().min_by_key(|link| (link.relay.is_some(), link.spare))
+        self.links.iter().min_by_key(|link| (link.suspect, link.relay.is_some(), link.spare))
     }
     pub fn link(&self, id: ConnectionId) -> Option<&Link> {
         self.links.iter().find(|link| link.id == id)

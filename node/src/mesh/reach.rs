@@ -38,7 +38,7 @@ struct Rpc {
 struct Opening {
     to: PeerId,
     /// Over this connection.
-    sent: Option<ConnectionId>,
+    sent: Option<(ConnectionId, Instant)>,
     deadline: Instant,
     done: oneshot::Sender<Result<BoxedStream, MeshError>>,
 }
@@ -143,7 +143,7 @@ impl Actor {
         let best = self.peers.get(&peer).and_then(|known| known.best()).map(|link| link.id);
         let waiting = self.reach.openings.iter_mut().filter(|(_, o)| o.to == peer && o.sent.is_none());
         for (id, opening) in waiting.take(if best.is_some() { usize::MAX } else { 0 }) {
-            opening.sent = best;
+            opening.sent = best.map(|link| (link, Instant::now()));
             best.inspect(|link| self.swarm.behaviour_mut().tunnels.open(peer, *link, *id));
         }
         if let Some(known) = self.peers.get_mut(&peer) {
@@ -305,10 +305,52 @@ impl Actor {
 
     /// One of several connections is gone: what was being opened over it goes over another.
     pub(super) fn reopen(&mut self, peer: PeerId, connection: ConnectionId) {
-        for opening in self.reach.openings.values_mut().filter(|o| o.to == peer && o.sent == Some(connection)) {
+        for opening in
+            self.reach.openings.values_mut().filter(|o| o.to == peer && o.sent.is_some_and(|(by, _)| by == connection))
+        {
             opening.sent = None;
         }
         self.flush(peer);
+    }
+
+    /// Connections over which a tunnel ought to have opened by now, and has not: a router may have forgotten them, or
+    /// the peer has another address. What is open there is left alone, and new tunnels take another way, if there is
+    /// one.
+    pub(super) fn look_for_other_ways(&mut self, now: Instant) {
+        let late = |opening: &Opening| {
+            let (connection, at) = opening.sent?;
+            let late = now.saturating_duration_since(at) >= limits::REOPEN_AFTER;
+            late.then_some((opening.to, connection))
+        };
+        let mut late: Vec<(PeerId, ConnectionId)> = self.reach.openings.values().filter_map(late).collect();
+        late.sort();
+        late.dedup();
+        for (peer, connection) in late {
+            if self.suspect(&peer, connection) {
+                self.reopen(peer, connection);
+            } else {
+                self.dial_anew(peer);
+            }
+        }
+    }
+
+    /// Beside the connection that is there.
+    fn dial_anew(&mut self, peer: PeerId) {
+        let addrs = self.book.of(&peer);
+        let opts = DialOpts::peer_id(peer).condition(PeerCondition::NotDialing).addresses(addrs).build();
+        // Err: it is being dialled, or nobody knows where it is; then what is there must do.
+        if self.swarm.dial(opts).is_ok() {
+            count(&self.metrics.dials);
+        }
+    }
+
+    /// A connection is new: what waits for one that does not answer goes over it, too.
+    pub(super) fn reopen_suspect(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let suspect: Vec<ConnectionId> = known.links.iter().filter(|link| link.suspect).map(|link| link.id).collect();
+        if known.best().is_some_and(|link| !link.suspect) {
+            suspect.into_iter().for_each(|connection| self.reopen(peer, connection));
+        }
     }
 
     /// The last connection is gone: tunnels that were being opened over it will not open.

@@ -50,6 +50,7 @@ pub(super) fn jitter() -> f64 {
 impl Actor {
     pub(super) fn on_tick(&mut self, now: Instant) {
         self.expire(now);
+        self.look_for_other_ways(now);
         self.forget(now);
         self.take_waiting(now);
         self.join_again(now);

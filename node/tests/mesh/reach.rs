@@ -284,3 +284,47 @@ async fn an_open_stream_survives_the_hole_that_is_punched_over_tcp() {
 async fn an_open_stream_survives_the_hole_that_is_punched_over_quic() {
     punched(QUIC, 84).await;
 }
+
+/// Carries connections to `target` until it is told to stop; then it holds them, and says nothing any more.
+async fn wire(target: String) -> (std::net::SocketAddr, tokio::sync::watch::Sender<bool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (cut, is_cut) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut from, _)) = listener.accept().await {
+            let mut to = tokio::net::TcpStream::connect(&target).await.unwrap();
+            let mut is_cut = is_cut.clone();
+            held.push(tokio::spawn(async move {
+                let carried = tokio::io::copy_bidirectional(&mut from, &mut to);
+                tokio::select! {
+                    _ = carried => {}
+                    _ = is_cut.changed() => std::future::pending().await,
+                }
+            }));
+        }
+    });
+    (addr, cut)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_takes_another_way_when_the_connection_is_dead() {
+    let far = Node::start(config(87)).await;
+    let (id, addr) = (far.id, far.addr().await);
+    far.serve();
+    let port = addr.split('/').nth(4).unwrap().to_owned();
+    let (by, cut) = wire(format!("127.0.0.1:{port}")).await;
+    let client = Node::start(hidden(88, &[])).await;
+    client.mesh.dial(&format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", by.port())).await.unwrap();
+    echo(soon("a tunnel", client.mesh.open_stream(id)).await.unwrap(), 1000).await;
+    client.mesh.add_address(id, &addr).await.unwrap();
+    cut.send(true).unwrap();
+    // Neither end has noticed; pings would, after more than a minute.
+    let started = std::time::Instant::now();
+    echo(soon("a tunnel", client.mesh.open_stream(id)).await.unwrap(), 1000).await;
+    assert!((limits::REOPEN_AFTER..limits::OPEN_DEADLINE).contains(&started.elapsed()), "{:?}", started.elapsed());
+    // The next one knows.
+    let started = std::time::Instant::now();
+    echo(soon("a tunnel", client.mesh.open_stream(id)).await.unwrap(), 1000).await;
+    assert!(started.elapsed() < limits::REOPEN_AFTER, "{:?}", started.elapsed());
+}

@@ -114,6 +114,20 @@ impl World {
         self.run(inner, "ip", &["route", "add", "default", "via", gateway]);
     }
 
+    /// Nothing gets from one site to the other any more, nor back; without a word.
+    pub fn sever(&self, one: &str, other: &str) {
+        self.between("-I", one, other);
+    }
+    pub fn mend(&self, one: &str, other: &str) {
+        self.between("-D", one, other);
+    }
+    fn between(&self, change: &str, one: &str, other: &str) {
+        for (from, to) in [(one, other), (other, one)] {
+            let (from, to) = (format!("to-{from}"), format!("to-{to}"));
+            self.run("net", "iptables", &[change, "FORWARD", "-i", &from, "-o", &to, "-j", "DROP"]);
+        }
+    }
+
     fn masquerade(&self, router: &str, nat: Nat) {
         let random: &[&str] = if nat == Nat::Symmetric { &["--random-fully"] } else { &[] };
         let masquerade = ["-t", "nat", "-A", "POSTROUTING", "-o", "to-net", "-j", "MASQUERADE"];
