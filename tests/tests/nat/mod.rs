@@ -297,7 +297,7 @@ fn a_vm_behind_a_symmetric_nat_is_rented_from_behind_another_and_reached_by_a_re
     rented.copy(size());
     rented.path_is("relayed");
     let carried = eventually("it is charged", PATIENCE, || {
-        Some(rented.relayed_bytes()).filter(|bytes| *bytes >= 2 * (size() as u64) << 20)
+        Some(rented.relayed_bytes()).filter(|bytes| *bytes >= (2 * size() as u64) << 20)
     });
     println!("the relay has carried {} MiB", carried >> 20);
     if is_full() {
