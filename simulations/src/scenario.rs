@@ -19,6 +19,35 @@ const REPLAY: &str = "SIM_SEED";
 /// Set to a number, so many seeds are tried instead of those that fit a test run.
 const SEEDS: &str = "SIM_SEEDS";
 
+/// A small VM of the tiny image, for two hours, from whoever has one.
+pub fn wish(create_id: CreateId, name: &str) -> CreateRequest {
+    let image: protocol::names::ImageName = "tiny".parse().expect("an image name");
+    let seed = Seed {
+        hostname: name.parse().expect("a VM's name"),
+        authorized_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@here".into()],
+        host_key: "-----BEGIN OPENSSH PRIVATE KEY-----\nsimulated\n-----END OPENSSH PRIVATE KEY-----\n".into(),
+        user_data: None,
+    };
+    CreateRequest {
+        create_id,
+        name: seed.hostname.clone(),
+        spec: VmSpec {
+            resources: Resources::SMALL,
+            image: image.clone(),
+            isolation: IsolationWanted::Vm,
+            arch: None,
+            backend: None,
+            ports: vec![],
+            duration: Millis::secs(7_200),
+        },
+        query: Query { want: Resources::SMALL, image: Some(image), ..Query::default() },
+        provider: None,
+        seed: seed.encode(),
+        timeout: Millis::secs(300),
+        identity_file: None,
+    }
+}
+
 /// Runs a scenario under many seeds; the one that fails is named with the command that replays it.
 #[allow(clippy::print_stderr, reason = "a failing seed must be named where the test's output goes")]
 pub fn explore(test: &str, seeds: u64, run: impl Fn(u64)) {
@@ -84,31 +113,7 @@ impl Scenario {
     }
 
     pub fn request(&mut self, name: &str) -> CreateRequest {
-        let image: protocol::names::ImageName = "tiny".parse().expect("an image name");
-        let seed = Seed {
-            hostname: name.parse().expect("a VM's name"),
-            authorized_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@here".into()],
-            host_key: "-----BEGIN OPENSSH PRIVATE KEY-----\nsimulated\n-----END OPENSSH PRIVATE KEY-----\n".into(),
-            user_data: None,
-        };
-        CreateRequest {
-            create_id: CreateId(self.world.dice.bytes()),
-            name: seed.hostname.clone(),
-            spec: VmSpec {
-                resources: Resources::SMALL,
-                image: image.clone(),
-                isolation: IsolationWanted::Vm,
-                arch: None,
-                backend: None,
-                ports: vec![],
-                duration: Millis::secs(7_200),
-            },
-            query: Query { want: Resources::SMALL, image: Some(image), ..Query::default() },
-            provider: None,
-            seed: seed.encode(),
-            timeout: Millis::secs(300),
-            identity_file: None,
-        }
+        wish(CreateId(self.world.dice.bytes()), name)
     }
     /// A user's command; the answer comes under the ticket.
     pub fn command(&mut self, node: NodeId, input: impl FnOnce(u64) -> Input) -> u64 {

@@ -2,9 +2,11 @@
 use super::meter::Meter;
 use protocol::core::NodeCore;
 use protocol::core::provider::Offer;
+use protocol::core::requestor::{Phase, Rental};
 use protocol::names::LeaseId;
 use protocol::shard::{Block, Position, Server};
-use protocol::{Keypair, PeerId};
+use protocol::units::{Resources, Timestamp};
+use protocol::{ErrorCode, Keypair, PeerId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -53,23 +55,72 @@ pub struct Node {
     /// Connections that are up, and until when.
     pub connections: Vec<(u32, u64)>,
     pub vicinity_due: bool,
-    pub vms: BTreeMap<LeaseId, bool>,
+    /// What is there on its host, whatever its ledger says.
+    pub vms: BTreeMap<LeaseId, Resources>,
     pub started: u64,
     pub meter: Meter,
-    /// Creates of its users: when asked, and what came of it.
-    pub creates: Vec<Create>,
     /// Which side of a partition it is on.
     pub side: u8,
 }
 
+/// A user's create: when it was asked for, and what came of it, in milliseconds of the run.
 #[derive(Clone, Debug)]
 pub struct Create {
-    pub id: protocol::names::CreateId,
+    pub node: u32,
     pub asked: u64,
+    /// After the asking, by the requestor's own clock.
     pub discovered: Option<u64>,
-    pub first_refused: bool,
-    pub done: Option<u64>,
-    pub failed: bool,
+    /// Whether the first accept was granted; none while that is open.
+    pub first_accept: Option<bool>,
+    accepted_at: Option<PeerId>,
+    pub running: Option<u64>,
+    pub failed: Option<ErrorCode>,
+    pub failed_at: Option<u64>,
+    /// It is given back so long after it runs; none when its lease is left to end.
+    pub lifetime: Option<u64>,
+}
+
+impl Create {
+    pub fn new(node: u32, asked: u64, lifetime: Option<u64>) -> Self {
+        Create {
+            node,
+            asked,
+            discovered: None,
+            first_accept: None,
+            accepted_at: None,
+            running: None,
+            failed: None,
+            failed_at: None,
+            lifetime,
+        }
+    }
+
+    /// The rental has changed. True when it has just come to its end, one way or the other.
+    pub fn note(&mut self, now: u64, rental: &Rental) -> bool {
+        let over = self.running.is_some() || self.failed.is_some();
+        if rental.marks.discovered != Timestamp(0) && self.discovered.is_none() {
+            self.discovered = Some((rental.marks.discovered - rental.created).0);
+        }
+        let provider = rental.deal.as_ref().map(|deal| deal.provider);
+        match rental.phase {
+            Phase::Accepting if self.accepted_at.is_none() => self.accepted_at = provider,
+            Phase::Confirming | Phase::Leased if self.first_accept.is_none() => {
+                self.first_accept = Some(provider == self.accepted_at);
+            }
+            Phase::Discovering | Phase::Quoting | Phase::Failed if self.accepted_at.is_some() => {
+                self.first_accept.get_or_insert(false);
+            }
+            _ => {}
+        }
+        if rental.ran && self.running.is_none() {
+            self.running = Some(now);
+        }
+        if rental.phase == Phase::Failed && self.running.is_none() && self.failed.is_none() {
+            self.failed_at = Some(now);
+            self.failed = Some(rental.fault.as_ref().map_or(ErrorCode::Internal, |fault| fault.code));
+        }
+        !over && (self.running.is_some() || self.failed.is_some())
+    }
 }
 
 impl Node {

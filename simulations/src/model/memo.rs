@@ -14,6 +14,12 @@ pub struct Memo {
 }
 
 impl Memo {
+    /// These very words, if somebody has found their signature right and has them still.
+    pub fn verified(&self, signed: &Signed) -> Option<Arc<Sealed<Advert>>> {
+        let mark = signed.signature.first_chunk::<16>()?;
+        let seen = self.seen.lock().ok()?;
+        seen.get(mark).filter(|advert| advert.signed() == signed).cloned()
+    }
     /// Forgets what no node has any more.
     pub fn sweep(&self) {
         if let Ok(mut seen) = self.seen.lock() {

@@ -8,24 +8,38 @@
 //! | `member`, `queue`, `memo` | a node; what happens when; signatures checked once for all |
 //! | `links`, `routing` | how long a message takes; what a lookup costs and finds |
 //! | `meter`, `recall` | bytes, by kind; who would be found |
+//! | `plans`, `attack` | what users do; what liars do |
+//! | `checks`, `story` | what must hold, always; the last events, for a replay |
+//! | `scenario`, `run`, `observe`, `expect`, `shrink` | a file, its run, what was seen, what was promised, the smallest run that fails |
+mod attack;
+pub mod checks;
+pub mod expect;
 pub mod links;
 pub mod member;
 mod memo;
 pub mod meter;
+pub mod observe;
+mod plans;
 mod queue;
 mod recall;
 pub mod routing;
+pub mod run;
+pub mod scenario;
+pub mod shrink;
+mod story;
 mod wires;
 
 use crate::rng::Dice;
+use checks::Violation;
 use links::Links;
-use member::{Nature, Node};
+use member::{Create, Nature, Node};
 use memo::Memo;
 use meter::{Kind, Wire};
+use plans::Plan;
 use protocol::core::provider::{Offer, Offering};
 use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict, VmReport};
 use protocol::message::{PowerAction, VmPhase};
-use protocol::names::{LeaseId, Network};
+use protocol::names::{CreateId, LeaseId, Network};
 use protocol::shard::{Block, Net, Position, Server};
 use protocol::units::Timestamp;
 use protocol::{Keypair, PeerId};
@@ -34,6 +48,7 @@ use routing::Routing;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use story::Story;
 use wires::mark_of;
 
 pub type Id = u32;
@@ -52,6 +67,8 @@ const VICINITY: usize = 32;
 const KNOWN_TO_CLIENT: usize = 3;
 /// Neighbours in gossip's mesh.
 const GOSSIP_DEGREE: usize = 6;
+/// A server looks itself up this often, as the node does.
+const ROUTING_REFRESH: u64 = 3_600_000;
 /// Between what a host has been asked and what it has done.
 const BOOT: std::ops::Range<u64> = 5_000..20_000;
 
@@ -66,6 +83,8 @@ enum Event {
     Survey { node: Id, epoch: u32 },
     Vm { node: Id, epoch: u32, lease_id: LeaseId, phase: VmPhase },
     Start { node: Id },
+    Refresh { node: Id, epoch: u32 },
+    Plan { node: Id, plan: Plan },
 }
 
 /// How a node is to be.
@@ -91,6 +110,11 @@ pub struct Model {
     pub rounds: Vec<u8>,
     pub failed_lookups: u64,
     pub events: u64,
+    /// Creates of all users, in the order of their asking.
+    pub creates: Vec<Create>,
+    /// The first invariant that did not hold; nothing happens after it.
+    pub violation: Option<Violation>,
+    pub story: Option<Story>,
     links: Links,
     network: Network,
     by_peer: HashMap<PeerId, Id>,
@@ -101,6 +125,8 @@ pub struct Model {
     swept: u64,
     false_routers: Vec<(Position, Id)>,
     partitioned: bool,
+    create_of: HashMap<CreateId, usize>,
+    looked: u64,
 }
 
 impl Model {
@@ -115,6 +141,9 @@ impl Model {
             rounds: Vec::new(),
             failed_lookups: 0,
             events: 0,
+            creates: Vec::new(),
+            violation: None,
+            story: None,
             links,
             network: "simulated".parse().expect("a network's name"),
             by_peer: HashMap::new(),
@@ -125,6 +154,8 @@ impl Model {
             swept: 0,
             false_routers: Vec::new(),
             partitioned: false,
+            create_of: HashMap::new(),
+            looked: 0,
         }
     }
 
@@ -162,7 +193,6 @@ impl Model {
             vms: Default::default(),
             started: at,
             meter: Default::default(),
-            creates: Vec::new(),
             side: 0,
         });
         self.queue.push(at, Event::Start { node: id });
@@ -201,7 +231,11 @@ impl Model {
     pub fn run_until(&mut self, until: u64) {
         while self.step(until) {}
     }
+    /// False when nothing more happens before `until`, and when an invariant is broken.
     pub fn step(&mut self, until: u64) -> bool {
+        if self.violation.is_some() {
+            return false;
+        }
         let Some((at, event)) = self.queue.pop(until) else {
             self.now = self.now.max(until);
             return false;
@@ -211,6 +245,9 @@ impl Model {
         if self.now >= self.swept + 60_000 {
             self.swept = self.now;
             self.memo.sweep();
+        }
+        if self.story.is_some() {
+            self.tell(&event);
         }
         self.happen(event);
         true
@@ -262,6 +299,13 @@ impl Model {
                 }
             }
             Event::Start { node } => self.start(node),
+            Event::Refresh { node, epoch } => {
+                if self.runs(node, epoch) {
+                    self.walk(node, self.nodes[node as usize].at);
+                    self.queue.push(self.now + ROUTING_REFRESH, Event::Refresh { node, epoch });
+                }
+            }
+            Event::Plan { node, plan } => self.carry_out(node, plan),
         }
     }
 
@@ -291,6 +335,8 @@ impl Model {
                 self.false_routers.push((at, id));
             }
             self.tell_neighbourhood(at, JOINED_AFTER);
+            let first = self.dice.within(0..ROUTING_REFRESH);
+            self.queue.push(self.now + first, Event::Refresh { node: id, epoch });
         } else {
             self.queue.push(self.now + JOINED_AFTER, Event::Vicinity { node: id });
         }
@@ -417,12 +463,15 @@ impl Model {
         }
         self.effects = effects;
         self.schedule(id, now);
+        self.check_node(id);
     }
 
     fn schedule(&mut self, id: Id, now: Timestamp) {
         let node = &mut self.nodes[id as usize];
         let Some(deadline) = node.core.as_ref().and_then(|core| core.next_deadline()) else { return };
-        assert!(deadline > now, "invariant rests: node {id} wants to be woken at once, again and again");
+        if deadline <= now {
+            return self.violated(checks::RESTS, format!("node {id} wants to be woken at once, again and again"));
+        }
         let at = self.now + (deadline - now).0;
         if node.tick_at != at {
             node.tick_at = at;
@@ -444,12 +493,13 @@ impl Model {
                 let Some(n) = judging.iter().position(|(waiting, ..)| *waiting == mark) else { return };
                 let (_, from, body) = judging.swap_remove(n);
                 if verdict == Verdict::Accept {
+                    self.check_gossip(id, &body);
                     self.flood(id, Some(from), mark, body);
                 }
             }
             Effect::FindHolders { ticket, key } => self.find(id, ticket, Position::of_key(&key)),
             Effect::StartVm(order) => {
-                self.nodes[id as usize].vms.insert(order.lease_id, true);
+                self.nodes[id as usize].vms.insert(order.lease_id, order.spec.resources);
                 let boots = self.dice.within(BOOT);
                 self.vm_after(id, order.lease_id, VmPhase::Running, boots);
             }
@@ -459,10 +509,10 @@ impl Model {
                 self.vm_after(id, lease_id, phase, 2_000);
             }
             Effect::DestroyVm(lease_id) => self.vm_after(id, lease_id, VmPhase::Gone, 500),
+            Effect::Rental(create_id) => self.note_rental(id, create_id),
             Effect::Persist(_)
             | Effect::Learn { .. }
             | Effect::Answer { .. }
-            | Effect::Rental(_)
             | Effect::Notice { .. }
             | Effect::Event(_) => {}
         }

@@ -1,8 +1,9 @@
 //! Does who looks for a provider find it? Counted without searching: the tree is walked as a requestor walks it, over
 //! the true holders, and what two of them drawn by chance would show is weighed.
-use super::{Model, routing};
+use super::member::Node;
+use super::{Id, Model, routing};
 use protocol::PeerId;
-use protocol::shard::{HOLDERS, Index, MAX_DEPTH, Shard, Standing, spread};
+use protocol::shard::{Class, HOLDERS, Index, MAX_DEPTH, Shard, Standing, Tier, spread};
 use protocol::spec::Query;
 use protocol::units::Timestamp;
 
@@ -35,24 +36,21 @@ struct Shelves {
 
 impl Model {
     fn shelves(&self, shard: &Shard, provider: PeerId) -> Shelves {
-        let place = shard.position(self.network());
-        let near = self.routing.closest(place, routing::FOUND);
-        let near: Vec<_> = near.into_iter().map(|(_, id)| self.node(id).server.clone()).collect();
-        let full = near.len() >= HOLDERS;
-        let holders = spread(near, place, HOLDERS);
+        let (place, holders) = (shard.position(self.network()), self.holders(shard));
         let usual = u128::MAX / (self.routing.len() as u128).max(1);
-        let width = holders.last().map_or(0, |last| last.at.distance(place));
-        let crowded = full && width < usual.saturating_mul(holders.len() as u128) / 4;
+        let width = holders.last().map_or(0, |last| self.node(*last).at.distance(place));
+        let room = usual.saturating_mul(holders.len() as u128);
+        let crowded = self.routing.len() >= HOLDERS && width < room / 4;
         let mut shelves = Shelves { having: 0, split: 0, leaf: 0, there: 0, crowded };
-        for node in holders.iter().filter_map(|server| Some(self.node(self.id_of(server.peer)?))) {
-            shelves.there += usize::from(node.is_up());
-            let Some(core) = node.core.as_ref() else {
+        for id in holders {
+            let up = usize::from(self.node(id).is_up());
+            shelves.there += up;
+            let Some(core) = self.node(id).core.as_ref() else {
                 // A liar says that it has a leaf, and nothing in it.
-                shelves.leaf += usize::from(node.is_up());
+                shelves.leaf += up;
                 continue;
             };
-            let now = Timestamp((super::BEGINNING + self.now).saturating_add_signed(node.clock));
-            let (has, standing) = core.shards().shelf(now, shard, &Query::default(), provider);
+            let (has, standing) = core.shards().shelf(self.clock(id), shard, &Query::default(), provider);
             shelves.having += usize::from(has);
             shelves.split += usize::from(matches!(standing, Standing::Split { .. }));
             shelves.leaf += usize::from(matches!(standing, Standing::Leaf | Standing::Warming));
@@ -86,25 +84,55 @@ impl Model {
         best
     }
 
-    /// Of the live providers that have been up for so long, the mean chance to be found: in the index of everything,
-    /// and in their country's.
+    /// Those that a requestor takes for the holders of a shard: of what a lookup ends with, two of each subnet at most.
+    pub(super) fn holders(&self, shard: &Shard) -> Vec<Id> {
+        let place = shard.position(self.network());
+        let found = self.routing.closest(place, routing::FOUND);
+        let servers = found.into_iter().map(|(_, id)| self.node(id).server.clone()).collect();
+        spread(servers, place, HOLDERS).iter().filter_map(|server| self.id_of(server.peer)).collect()
+    }
+
+    /// Those that offer something, and have been up for so long.
+    fn offering(&self, settled_for: u64) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| {
+            let offers = |core: &protocol::core::NodeCore| core.provider().silent_because().is_none();
+            node.core.as_ref().is_some_and(|core| offers(core)) && node.started + settled_for <= self.now
+        })
+    }
+
+    /// Of the live providers that have been up for so long, the mean chance to be found in the index of everything.
     pub fn recall(&self, settled_for: u64) -> (f64, usize) {
-        let mut sum = 0.0;
-        let mut count = 0;
-        for node in &self.nodes {
-            let Some(offer) = node.offer.as_ref().filter(|_| node.core.is_some()) else { continue };
-            if node.started + settled_for > self.now {
-                continue;
-            }
-            let class = protocol::shard::Class {
-                arch: offer.arch,
-                isolation: offer.isolation,
-                tier: protocol::shard::Tier::of(offer.total),
-            };
+        self.recall_of(settled_for, usize::MAX, |_| true)
+    }
+    /// The same, of those providers that are wanted, or of so many of them at even distances.
+    pub fn recall_of(&self, settled_for: u64, most: usize, wanted: impl Fn(PeerId) -> bool) -> (f64, usize) {
+        let all: Vec<&Node> = self.offering(settled_for).filter(|node| wanted(node.peer)).collect();
+        let every = all.len().div_ceil(most).max(1);
+        let (mut sum, mut count) = (0.0, 0);
+        for node in all.into_iter().step_by(every) {
+            let Some(class) = class_of(node) else { continue };
             sum += self.findable(&Index::All(class), node.peer);
             count += 1;
         }
         (if count == 0 { 1.0 } else { sum / count as f64 }, count)
+    }
+
+    /// Where this advert stands now: the first shard on its way down that most of its holders have not split.
+    pub(super) fn leaf_of(&self, index: &Index, provider: PeerId) -> Shard {
+        let mut shard = Shard::root(index.clone());
+        while shard.depth < MAX_DEPTH {
+            let cores = self.holders(&shard).into_iter().filter_map(|id| Some((id, self.node(id).core.as_ref()?)));
+            let stands =
+                cores.map(|(id, core)| core.shards().shelf(self.clock(id), &shard, &Query::default(), provider).1);
+            let (split, all) = stands.fold((0, 0), |(split, all), standing| {
+                (split + usize::from(matches!(standing, Standing::Split { .. })), all + 1)
+            });
+            if split * 2 <= all {
+                return shard;
+            }
+            shard = Shard::of(index.clone(), shard.depth + 1, provider);
+        }
+        shard
     }
 
     /// Adverts on the shelves of live holders, and those of them whose provider is gone.
@@ -123,6 +151,11 @@ impl Model {
         }
         if all == 0 { 0.0 } else { dead as f64 / all as f64 }
     }
+}
+
+pub(super) fn class_of(node: &Node) -> Option<Class> {
+    let offer = node.offer.as_ref()?;
+    Some(Class { arch: offer.arch, isolation: offer.isolation, tier: Tier::of(offer.total) })
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ impl Model {
     pub(super) fn send(&mut self, id: Id, rpc: u64, to: PeerId, body: Vec<u8>) {
         self.hash(id, &body);
         let kind = kind_of(&body);
+        self.check_request(id, kind, &body);
         let epoch = self.nodes[id as usize].epoch;
         let target = self.by_peer.get(&to).copied();
         let Some(to) = target.filter(|to| self.nodes[*to as usize].is_up() && self.can_talk(id, *to)) else {
@@ -121,6 +122,7 @@ impl Model {
         let Some(n) = tokens.iter().position(|waiting| waiting.token == token) else { return };
         let Token { from, epoch, rpc, kind, .. } = tokens.swap_remove(n);
         self.hash(id, &body);
+        self.check_answer(id, kind, &body);
         let bytes = body.len() + self.wire.request;
         self.nodes[id as usize].meter.send(kind, bytes);
         let after = self.delay(id, from);
@@ -164,9 +166,22 @@ impl Model {
         self.input(to, Input::Gossip { id: mark, from: peer, body: body.to_vec() });
     }
 
-    /// A lookup, table by table: its bytes, its time and its end.
+    /// A lookup of holders; its answer comes when it has come to its end.
     pub(super) fn find(&mut self, id: Id, ticket: u64, place: Position) {
-        let (at, epoch) = (self.nodes[id as usize].at, self.nodes[id as usize].epoch);
+        let epoch = self.nodes[id as usize].epoch;
+        let (found, took) = self.walk(id, place);
+        self.rounds.push(found.rounds.len() as u8);
+        let closest = self.routing.closest(place, protocol::shard::HOLDERS);
+        let honest = |id: Id| self.nodes[id as usize].nature == Nature::Honest;
+        let right = closest.iter().filter(|(_, id)| honest(*id)).any(|(_, id)| found.found.contains(id));
+        self.failed_lookups += u64::from(!right);
+        let found = found.found.into_iter().filter(|other| *other != id).collect();
+        self.queue.push(self.now + took.clamp(1, LOOKUP_TIMEOUT), Event::Holders { node: id, epoch, ticket, found });
+    }
+
+    /// From table to table: what it finds, its bytes, and its time.
+    pub(super) fn walk(&mut self, id: Id, place: Position) -> (routing::Walk, u64) {
+        let at = self.nodes[id as usize].at;
         let (nodes, partitioned, side) = (&self.nodes, self.partitioned, self.nodes[id as usize].side);
         let answers = |other: Id| {
             let other = &nodes[other as usize];
@@ -200,13 +215,7 @@ impl Model {
             }
             took += if slowest == 0 { RPC_TIMEOUT } else { slowest };
         }
-        self.rounds.push(walk.rounds.len() as u8);
-        let closest = self.routing.closest(place, protocol::shard::HOLDERS);
-        let honest = |id: Id| self.nodes[id as usize].nature == Nature::Honest;
-        let right = closest.iter().filter(|(_, id)| honest(*id)).any(|(_, id)| walk.found.contains(id));
-        self.failed_lookups += u64::from(!right);
-        let found = walk.found.into_iter().filter(|other| *other != id).collect();
-        self.queue.push(self.now + took.clamp(1, LOOKUP_TIMEOUT), Event::Holders { node: id, epoch, ticket, found });
+        (walk, took)
     }
 
     fn hash(&mut self, id: Id, body: &[u8]) {

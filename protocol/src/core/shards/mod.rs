@@ -16,6 +16,8 @@ mod search;
 mod stats;
 mod vicinity;
 
+pub use held::MAX_SHARD_ADVERTS;
+pub use holding::MAX_HELD;
 pub use search::Report;
 pub use stats::ShardStats;
 
