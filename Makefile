@@ -20,7 +20,8 @@ TINY := $(IMAGES)/tiny/manifest.json
 DEBIAN := $(IMAGES)/debian/manifest.json
 INSTALL_DEPS := tests/tools/install-deps.sh
 
-.PHONY: help demo test nat-full bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install deps-%
+.PHONY: help demo test nat-full sim-full bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install \
+	deps-%
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,15 @@ test: deps-test $(TINY) ## every test, with real guests; says at the end what it
 nat-full: deps-test ## hosts behind NATs at length, as root: 200 MB over each way, 10 minutes and 1 GB by a relay
 	$(CARGO) build $(CARGOFLAGS) -p cli
 	GOLEMNODE_NAT_FULL=1 $(CARGO) test $(CARGOFLAGS) -p tests --test e2e -- nat:: --test-threads 1 --nocapture
+
+SCENARIOS ?= $(wildcard simulations/scenarios/*.toml)
+sim-full: deps-build ## every scenario at its full size, and one 100 times for the same trace (SCENARIOS='…' for some)
+	$(CARGO) build --profile sim $(CARGOFLAGS) -p cli
+	mkdir -p out/sim
+	failed=""; for file in $(SCENARIOS); do \
+		target/sim/golemnode sim run "$$file" --full --plot out/sim || failed="$$failed $$file"; done; \
+	[ -z "$$failed" ] || { echo "sim-full: these failed:$$failed" >&2; exit 1; }
+	tests/tools/same-trace.sh target/sim/golemnode simulations/scenarios/oversell.toml 100
 
 bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux (BENCH='stream --pairs 20' measures a part)
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins

@@ -1,5 +1,5 @@
 //! What every command takes, and the tree of commands.
-use crate::commands::{doctor, events, image, key, lease, node, provider, vm};
+use crate::commands::{doctor, events, image, key, lease, node, provider, sim, vm};
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::names::Network;
@@ -105,6 +105,9 @@ pub enum Command {
     Events(events::EventsArgs),
     /// Check what this machine needs to rent and to offer, and say how to mend it
     Doctor(doctor::DoctorArgs),
+    /// Simulate a mesh of any size
+    #[command(subcommand)]
+    Sim(sim::SimCommand),
     /// Show the whole of it on this machine: three nodes, a real guest, an SSH session
     Demo(crate::commands::demo::DemoArgs),
     /// Print a shell's completions

@@ -10,6 +10,7 @@ mod leases;
 mod local;
 mod pull;
 mod settings;
+mod sim;
 mod support;
 mod usage;
 

@@ -4,5 +4,6 @@ mod chaos;
 mod crash;
 mod failover;
 mod race;
+mod scenarios;
 mod sharded;
 mod tenancy;

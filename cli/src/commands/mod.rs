@@ -8,6 +8,7 @@ pub mod lease;
 pub mod manual;
 pub mod node;
 pub mod provider;
+pub mod sim;
 pub mod vm;
 
 use crate::args::Command;
@@ -25,6 +26,7 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Key(command) => key::run(context, command),
         Command::Events(args) => events::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
+        Command::Sim(command) => sim::run(context, command),
         Command::Demo(args) => demo::run(context, &args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&dir),

@@ -26,6 +26,7 @@ impl Expect {
     pub fn failures(&self, seen: &Summary) -> Vec<Failure> {
         let at_least = [
             ("recall", self.recall, Some(seen.recall)),
+            ("recall_mean", self.recall_mean, Some(seen.recall_mean)),
             ("target_recall", self.target_recall, seen.target_recall),
             ("first_accept", self.first_accept, seen.first_accept),
             ("created", self.created, seen.created),

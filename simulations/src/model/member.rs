@@ -6,7 +6,7 @@ use protocol::core::requestor::{Phase, Rental};
 use protocol::names::LeaseId;
 use protocol::shard::{Block, Position, Server};
 use protocol::units::{Resources, Timestamp};
-use protocol::{ErrorCode, Keypair, PeerId};
+use protocol::{Fault, Keypair, PeerId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -74,7 +74,8 @@ pub struct Create {
     pub first_accept: Option<bool>,
     accepted_at: Option<PeerId>,
     pub running: Option<u64>,
-    pub failed: Option<ErrorCode>,
+    /// Why it came to nothing.
+    pub failed: Option<Fault>,
     pub failed_at: Option<u64>,
     /// It is given back so long after it runs; none when its lease is left to end.
     pub lifetime: Option<u64>,
@@ -117,7 +118,7 @@ impl Create {
         }
         if rental.phase == Phase::Failed && self.running.is_none() && self.failed.is_none() {
             self.failed_at = Some(now);
-            self.failed = Some(rental.fault.as_ref().map_or(ErrorCode::Internal, |fault| fault.code));
+            self.failed = Some(rental.fault.clone().unwrap_or_else(|| Fault::internal("without a reason")));
         }
         !over && (self.running.is_some() || self.failed.is_some())
     }

@@ -11,6 +11,7 @@
 //! | `plans`, `attack` | what users do; what liars do |
 //! | `checks`, `story` | what must hold, always; the last events, for a replay |
 //! | `scenario`, `run`, `observe`, `expect`, `shrink` | a file, its run, what was seen, what was promised, the smallest run that fails |
+//! | `plot` | the same as pictures |
 mod attack;
 pub mod checks;
 pub mod expect;
@@ -20,6 +21,7 @@ mod memo;
 pub mod meter;
 pub mod observe;
 mod plans;
+pub mod plot;
 mod queue;
 mod recall;
 pub mod routing;

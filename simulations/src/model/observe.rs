@@ -65,6 +65,7 @@ pub struct Summary {
     pub events: u64,
     pub node_seconds: u64,
     pub recall: f64,
+    pub recall_mean: f64,
     pub target_recall: Option<f64>,
     pub dead_share: f64,
     pub mean: f64,
@@ -249,8 +250,8 @@ impl Run {
         let creates: Vec<_> = model.creates.iter().filter(|create| create.asked >= from * MINUTE).collect();
         let done = creates.iter().filter(|create| create.running.is_some()).count();
         let mut failures = BTreeMap::new();
-        for code in creates.iter().filter_map(|create| create.failed) {
-            *failures.entry(code.to_string()).or_default() += 1;
+        for fault in creates.iter().filter_map(|create| create.failed.as_ref()) {
+            *failures.entry(fault.code.to_string()).or_default() += 1;
         }
         let failed = failures.values().sum::<usize>();
         let accepts: Vec<bool> = creates.iter().filter_map(|create| create.first_accept).collect();
@@ -267,6 +268,7 @@ impl Run {
             events: model.events,
             node_seconds: self.seen.node_seconds,
             recall: least(|minute| Some(minute.recall)).unwrap_or(1.0),
+            recall_mean: counted.iter().map(|minute| minute.recall).sum::<f64>() / counted.len().max(1) as f64,
             target_recall: least(|minute| minute.target_recall),
             dead_share: most(|minute| minute.dead_share),
             mean: most(|minute| minute.mean[0].max(minute.mean[1])),

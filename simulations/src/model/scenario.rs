@@ -169,13 +169,15 @@ pub enum Attack {
     Forgers { per_minute: u32, from_minute: u64 },
 }
 
-/// What must hold from a minute on, in each of them; what is not named is not checked.
+/// What must hold in each minute after this one; what is not named is not checked.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Expect {
     pub from_minute: u64,
     /// At least: of live adverts, those that would be found.
     pub recall: Option<f64>,
+    /// At least: the mean of these minutes.
+    pub recall_mean: Option<f64>,
     /// At least: the same, of those at the key that is eclipsed.
     pub target_recall: Option<f64>,
     /// At most: bytes a second, of the busier direction.
