@@ -22,6 +22,8 @@ use std::path::Path;
 mod local;
 #[path = "seeds/plays.rs"]
 mod plays;
+#[path = "seeds/shards.rs"]
+mod shards;
 
 pub type Seeds = Vec<Vec<u8>>;
 
@@ -154,6 +156,7 @@ fn requests() -> Vec<Request> {
         Request::Power { lease_id, action: PowerAction::Start },
     ];
     all.extend(postings().into_iter().map(Request::Post));
+    all.extend(shards::requests().into_iter().map(Request::Shard));
     all
 }
 
@@ -176,7 +179,11 @@ fn responses() -> Vec<Response> {
         Posting::Advert(advert) => Some(PageItem { advert, life: Millis::secs(250) }),
         Posting::Withdrawal(_) => None,
     };
-    let page = Page { items: postings().into_iter().filter_map(item).collect(), next: Some(key(3).peer_id()) };
+    let page = Page {
+        items: postings().into_iter().filter_map(item).collect(),
+        next: Some(key(3).peer_id()),
+        total: Some(70),
+    };
     let loud = Fault::new(ErrorCode::CreateFailed, "\u{1b}[2J it died").details("line\nline").hint("\u{202e}");
     let mut all = vec![
         Response::Board(Page::default()),
@@ -190,6 +197,7 @@ fn responses() -> Vec<Response> {
         Response::Status(status(VmPhase::Failed, Some(loud.clone()))),
     ];
     all.extend(refusals(loud).into_iter().map(Response::Refused));
+    all.extend(shards::responses().into_iter().map(Response::Shard));
     all
 }
 

@@ -82,7 +82,29 @@ pub fn core() -> Seeds {
         play(&[(GOSSIP, &garbage), (ASK, &garbage), (ASK, &asked), (SIGNED, &advert), (SIGNED, &advert)]),
         play(&[(POST, &posted), (POST, &withdrawn), (POST, &posted), (WAIT, &[0x40, 0]), (POST, &posted)]),
         play(&[(MEET, &[0, 4]), (ANSWER, &page), (ANSWER, &page), (ANSWER, &page), (CREATE, &[0, 2, SPEC])]),
+        sharded(&[0, 0, 1, 3]),
+        sharded(&[0, 2, 4, 5]),
+        play(&[
+            (ROUTING, &SERVES),
+            (SEARCH, &[1, 0, 9, 0]),
+            (ROUTING, &[1, 3, 5, 6, 7, 1, 1]),
+            (SHARD_ANSWER, &[1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 2, 0, 0]),
+            (WAIT, &[3, 0]),
+        ]),
     ]
+}
+
+/// Node 1 serves the routing, with two others.
+const SERVES: [u8; 7] = [1, 2, 5, 6, 1, 0, 1];
+
+/// A holder is asked these things, time passes, and again.
+fn sharded(kinds: &[u8]) -> Vec<u8> {
+    let asked: Vec<Vec<u8>> = kinds.iter().map(|kind| super::shards::steps(*kind)).collect();
+    let mut steps: Vec<(u8, &[u8])> = vec![(ROUTING, &SERVES)];
+    steps.extend(asked.iter().map(|args| (SHARD, args.as_slice())));
+    steps.push((WAIT, &[8, 0]));
+    steps.extend(asked.iter().map(|args| (SHARD, args.as_slice())));
+    play(&steps)
 }
 
 pub fn board() -> Seeds {

@@ -3,6 +3,7 @@
 //! they like; clocks move; nodes crash and come back from their disks. The input is the order of all this.
 mod node;
 pub mod ops;
+mod shards;
 
 use crate::Bytes;
 use node::Node;

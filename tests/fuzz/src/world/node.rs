@@ -32,6 +32,8 @@ pub(super) struct Node {
     /// The most VMs that were ever offered.
     pub offered: u32,
     pub unanswered: Vec<u64>,
+    /// Lookups of holders.
+    pub tickets: Vec<u64>,
 }
 
 impl Node {
@@ -47,6 +49,7 @@ impl Node {
             judged: 0,
             offered: 0,
             unanswered: Vec::new(),
+            tickets: Vec::new(),
         }
     }
     pub fn id(&self) -> PeerId {
@@ -74,6 +77,7 @@ impl Node {
         self.core = NodeCore::new(now, self.key.clone(), network(), luck, stored).expect("what it wrote it reads");
         self.tokens.clear();
         self.unanswered.clear();
+        self.tickets.clear();
     }
 
     /// Does what can be done here, and gives back what concerns others.
@@ -109,7 +113,7 @@ impl Node {
             }
             _ => {}
         }
-        matches!(effect, Effect::Publish(_)).then_some(effect)
+        matches!(effect, Effect::Publish(_) | Effect::FindHolders { .. }).then_some(effect)
     }
 
     fn persist(&mut self, op: &StoreOp) {

@@ -1,5 +1,5 @@
 //! What can happen, by the number that stands for it in an input.
-use super::{Flight, WIRE, World, key, network, offer, read, resigned, sign, sign_as, tenants_seed};
+use super::{Flight, WIRE, World, key, network, offer, read, resigned, shards, sign, sign_as, tenants_seed};
 use crate::{Bytes, must_be_plain};
 use protocol::PeerId;
 use protocol::advert::{Advert, Withdrawal};
@@ -48,7 +48,11 @@ pub const TUNNEL: u8 = 23;
 pub const SIGNED: u8 = 24;
 pub const ANSWER: u8 = 25;
 pub const ADDRESSES: u8 = 26;
-const OPS: u8 = 27;
+pub const SHARD: u8 = 27;
+pub const SHARD_ANSWER: u8 = 28;
+pub const ROUTING: u8 = 29;
+pub const SEARCH: u8 = 30;
+const OPS: u8 = 31;
 /// What follows from one thing that happens is a handful: a page of the board brings its adverts, a wait its retries.
 const EFFECTS: usize = 1024;
 
@@ -138,6 +142,24 @@ impl World {
             }
             SIGNED => self.post_signed(input),
             ANSWER => self.answer(input),
+            SHARD => {
+                let (node, from) = (self.node(input), stranger(input));
+                let request = self.shard_request(input);
+                let body = Frame::encode(self.now, request);
+                let (token, block) = (self.nodes[node].token(None), shards::block(input));
+                self.input(node, Input::Request { token, from, block, body });
+            }
+            SHARD_ANSWER => {
+                let (node, at) = (self.node(input), usize::from(input.u8()));
+                let response = self.shard_response(input);
+                if let Some(at) = at.checked_rem(self.nodes[node].unanswered.len()) {
+                    let rpc = self.nodes[node].unanswered.remove(at);
+                    let body = Frame::encode(self.now, response);
+                    self.input(node, Input::Response { rpc, result: Ok(body) });
+                }
+            }
+            ROUTING => self.routing(input),
+            SEARCH => self.search(input),
             _ => {
                 let (node, text) = (self.node(input), String::from_utf8_lossy(input.chunk()));
                 let addrs = text.split(' ').filter_map(|addr| addr.parse().ok()).collect();
@@ -146,7 +168,7 @@ impl World {
         }
     }
 
-    fn node(&self, input: &mut Bytes) -> usize {
+    pub(super) fn node(&self, input: &mut Bytes) -> usize {
         usize::from(input.u8() & 1)
     }
     fn peer(&self, input: &mut Bytes) -> PeerId {
@@ -182,7 +204,7 @@ impl World {
         match flight {
             Flight::Request { from, asker, rpc, to, body } => {
                 let token = self.nodes[to].token(asker.map(|asker| (asker, rpc)));
-                self.input(to, Input::Request { token, from, body });
+                self.input(to, Input::Request { token, from, block: None, body });
             }
             Flight::Response { rpc, to, body, .. } => self.input(to, Input::Response { rpc, result: Ok(body) }),
             Flight::Gossip { from, to, body } => self.gossip(to, from, body),
@@ -227,7 +249,7 @@ impl World {
     }
     fn ask(&mut self, node: usize, from: PeerId, body: Vec<u8>) {
         let token = self.nodes[node].token(None);
-        self.input(node, Input::Request { token, from, body });
+        self.input(node, Input::Request { token, from, block: None, body });
     }
 
     /// What a stranger, or the other node out of turn, may ask in good form.
@@ -319,7 +341,11 @@ impl World {
                 let advert = |seq| Advert { seq, issued: self.now, ..super::advert(&by) };
                 let item = |seq| PageItem { advert: Sealed::seal(advert(seq), &by).signed().clone(), life };
                 let items = (0..u64::from(how >> 4)).map(|more| item(seq.wrapping_add(more))).collect();
-                Response::Board(Page { items, next: (how & 4 != 0).then(|| by.peer_id()) })
+                Response::Board(Page {
+                    items,
+                    next: (how & 4 != 0).then(|| by.peer_id()),
+                    total: (how & 8 != 0).then_some(seq as u32),
+                })
             }
         };
         let body = Frame::encode(self.now, response);
@@ -380,6 +406,7 @@ impl World {
                 }
                 // Nobody else answers: a stranger's silence.
                 Some(Effect::Send { rpc, .. }) => self.nodes[node].unanswered.push(rpc),
+                Some(Effect::FindHolders { ticket, .. }) => self.nodes[node].tickets.push(ticket),
                 Some(Effect::Publish(body)) => self.put(Flight::Gossip { from, to: other, body }),
                 Some(Effect::Reply { token, body }) => {
                     if let Some((to, rpc)) = self.nodes[node].replied(token) {
