@@ -11,12 +11,12 @@ use protocol::units::Timestamp;
 const ASKED: usize = 2;
 const ABSENT: usize = 3;
 
-/// The chance that one of so many holders, drawn at random, shows it when so many of them have it.
-fn chance(asked: usize, having: usize, of: usize) -> f64 {
+/// The chance that two of the holders, drawn at random, show it when so many of them have it.
+fn chance(having: usize, of: usize) -> f64 {
     if of == 0 {
         return 0.0;
     }
-    let asked = asked.min(of);
+    let asked = ASKED.min(of);
     let mut missed = 1.0;
     for n in 0..asked {
         missed *= (of - having).saturating_sub(n) as f64 / (of - n) as f64;
@@ -24,14 +24,45 @@ fn chance(asked: usize, having: usize, of: usize) -> f64 {
     1.0 - missed
 }
 
-/// What those who hold a shard would show of a provider.
+/// What those who hold a shard would show of a provider, and how many of them say what of the shard.
 struct Shelves {
     having: usize,
+    said: Said,
+    /// They lie far closer together than servers do: a requestor looks elsewhere, too.
+    crowded: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Said {
     split: usize,
     leaf: usize,
-    there: usize,
-    /// Far more of them than there should be: a requestor looks elsewhere, too.
-    crowded: bool,
+    absent: usize,
+}
+
+impl Said {
+    fn all(self) -> usize {
+        self.split + self.leaf + self.absent
+    }
+
+    /// The chance that a requestor goes further down: it asks one after the other, drawn at random, until two have said
+    /// the same, or three that there is nothing, and follows those. `heard` is what it was told so far.
+    fn goes_down(self, heard: Said) -> f64 {
+        if heard.split >= ASKED {
+            return 1.0;
+        }
+        if heard.leaf >= ASKED || heard.absent >= ABSENT {
+            return 0.0;
+        }
+        let left = self.all() - heard.all();
+        if left == 0 {
+            // All there are: one alone is followed.
+            return f64::from(u8::from(heard.split == 1 && heard.leaf + heard.absent == 0));
+        }
+        let part = |of: usize, then: Said| if of == 0 { 0.0 } else { of as f64 / left as f64 * self.goes_down(then) };
+        part(self.split - heard.split, Said { split: heard.split + 1, ..heard })
+            + part(self.leaf - heard.leaf, Said { leaf: heard.leaf + 1, ..heard })
+            + part(self.absent - heard.absent, Said { absent: heard.absent + 1, ..heard })
+    }
 }
 
 impl Model {
@@ -41,45 +72,41 @@ impl Model {
         let width = holders.last().map_or(0, |last| self.node(*last).at.distance(place));
         let room = usual.saturating_mul(holders.len() as u128);
         let crowded = self.routing.len() >= HOLDERS && width < room / 4;
-        let mut shelves = Shelves { having: 0, split: 0, leaf: 0, there: 0, crowded };
-        for id in holders {
-            let up = usize::from(self.node(id).is_up());
-            shelves.there += up;
+        let mut shelves = Shelves { having: 0, said: Said::default(), crowded };
+        for id in holders.into_iter().filter(|id| self.node(*id).is_up()) {
             let Some(core) = self.node(id).core.as_ref() else {
-                // A liar says that it has a leaf, and nothing in it.
-                shelves.leaf += up;
+                // A liar answers too: that it is a leaf, and has nothing.
+                shelves.said.leaf += 1;
                 continue;
             };
             let (has, standing) = core.shards().shelf(self.clock(id), shard, &Query::default(), provider);
             shelves.having += usize::from(has);
-            shelves.split += usize::from(matches!(standing, Standing::Split { .. }));
-            shelves.leaf += usize::from(matches!(standing, Standing::Leaf | Standing::Warming));
+            match standing {
+                Standing::Split { .. } => shelves.said.split += 1,
+                Standing::Absent => shelves.said.absent += 1,
+                Standing::Leaf | Standing::Warming => shelves.said.leaf += 1,
+            }
         }
         shelves
     }
 
-    /// The chance that a requestor who looks for this provider in this index finds it now.
+    /// The chance that a requestor who looks for this provider in this index, and knows nothing yet, finds it now.
     pub fn findable(&self, index: &Index, provider: PeerId) -> f64 {
-        let mut depth = 0;
-        let mut best: f64 = 0.0;
-        // That a search gets as far down as this.
-        let mut arrives = 1.0;
-        while depth <= MAX_DEPTH {
+        let (mut best, mut reached): (f64, f64) = (0.0, 1.0);
+        for depth in 0..=MAX_DEPTH {
             let mut shard = Shard::of(index.clone(), depth, provider);
-            let shelves = self.shelves(&shard, provider);
-            let Shelves { having, split, leaf, there, mut crowded } = shelves;
-            best = best.max(arrives * chance(ASKED, having, there));
+            let here = self.shelves(&shard, provider);
+            let mut crowded = here.crowded;
+            best = best.max(reached * chance(here.having, here.said.all()));
             while let Some(alternate) = shard.next_alternate().filter(|_| crowded) {
                 let beside = self.shelves(&alternate, provider);
-                best = best.max(arrives * chance(ASKED, beside.having, beside.there));
+                best = best.max(reached * chance(beside.having, beside.said.all()));
                 (shard, crowded) = (alternate, beside.crowded);
             }
-            if split < ASKED.min(there) || split <= leaf {
-                return best;
+            reached *= here.said.goes_down(Said::default());
+            if reached <= best {
+                break;
             }
-            // A search goes down when it meets one that knows of more below before three that know of nothing.
-            arrives *= chance(ABSENT.min(there), split + leaf, there);
-            depth += 1;
         }
         best
     }
@@ -160,14 +187,24 @@ pub(super) fn class_of(node: &Node) -> Option<Class> {
 
 #[cfg(test)]
 mod tests {
-    use super::chance;
+    use super::{Said, chance};
+
+    #[test]
+    fn two_that_say_the_same_are_followed() {
+        let down = |split, leaf, absent| Said { split, leaf, absent }.goes_down(Said::default());
+        assert_eq!((down(8, 0, 0), down(0, 8, 0), down(0, 0, 0), down(1, 0, 0)), (1.0, 0.0, 0.0, 1.0));
+        // As likely as the other: the first two that agree decide.
+        assert!((down(4, 4, 0) - 0.5).abs() < 1e-12);
+        // Two of eight lie: both are drawn first, or one of the two in one of the first two places and the other third.
+        let lied = 2.0 / 56.0 + 2.0 * (2.0 * 6.0 / 56.0) * (1.0 / 6.0);
+        assert!((down(6, 2, 0) - (1.0 - lied)).abs() < 1e-12, "{}", down(6, 2, 0));
+    }
 
     #[test]
     fn the_chance_that_two_of_eight_show_it() {
-        let two = |having, of| chance(2, having, of);
-        assert_eq!((two(8, 8), two(7, 8), two(0, 8), two(0, 0)), (1.0, 1.0, 0.0, 0.0));
+        assert_eq!((chance(8, 8), chance(7, 8), chance(0, 8), chance(0, 0)), (1.0, 1.0, 0.0, 0.0));
         // 1 - C(4,2)/C(8,2) = 1 - 6/28.
-        assert!((two(4, 8) - (1.0 - 6.0 / 28.0)).abs() < 1e-12);
-        assert_eq!(two(1, 1), 1.0);
+        assert!((chance(4, 8) - (1.0 - 6.0 / 28.0)).abs() < 1e-12);
+        assert_eq!(chance(1, 1), 1.0);
     }
 }
