@@ -99,7 +99,7 @@ fn the_mesh_shrinks_and_leaves_become_one() {
 /// Whoever looks finds as many as it wants, all of them alive, without reading the whole board.
 #[test]
 fn a_search_finds_enough_and_says_how_much_it_has_seen() {
-    let mut model = mesh(3, 8, 120);
+    let mut model = mesh(6, 8, 120);
     let asker = birth(&mut model, false, false);
     let asker = model.add(asker, 5 * MINUTE);
     model.run_until(7 * MINUTE);
