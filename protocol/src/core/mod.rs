@@ -256,6 +256,8 @@ pub struct Ctx<'a> {
     pub rng: &'a mut ChaCha8Rng,
     /// Since when the neighbours' boards have been read: what is not on ours now will hardly come any more.
     pub settled: Option<Timestamp>,
+    /// The board here may lack what the mesh has.
+    pub sharded: bool,
     /// The sharded board is being searched for somebody.
     pub searching: bool,
     pub opener: &'a dyn Opener,
@@ -366,6 +368,7 @@ macro_rules! ctx {
             network: &$core.network,
             rng: &mut $core.rng,
             settled: settled(&$core.postings, &$core.shards),
+            sharded: $core.shards.is_sharded($now),
             searching: $core.shards.is_searching(),
             opener: &*$core.opener,
             leaf: $core.shards.leaf(),
@@ -479,8 +482,8 @@ impl NodeCore {
     fn advance(&mut self, now: Timestamp) {
         let ctx = ctx!(self, now);
         self.provider.advance(ctx);
-        for query in self.requestor.discovering() {
-            seek(ctx, &mut self.shards, &self.board, query, WANTED);
+        for (query, out) in self.requestor.discovering() {
+            seek(ctx, &mut self.shards, &self.board, query, WANTED + out);
         }
         self.requestor.advance(ctx, &self.board);
         let terms = self.provider.advertisable();

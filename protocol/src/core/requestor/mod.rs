@@ -170,8 +170,10 @@ struct Work {
     shaky: BTreeMap<PeerId, (u32, Fault)>,
     /// When those are asked again.
     retry_at: Option<Timestamp>,
-    /// When the board was last searched.
+    /// When the board was last looked at.
     looked: Timestamp,
+    /// Since when more is looked for than was found: all that was found is out, which was so many.
+    more_since: Option<(Timestamp, usize)>,
     rpc: Option<u64>,
     sent: Timestamp,
     /// When to act next if nothing comes before.
@@ -260,9 +262,13 @@ impl Requestor {
     pub fn rental(&self, id: CreateId) -> Option<&Rental> {
         self.rentals.get(&id)
     }
-    /// What creates that have no provider yet look for.
-    pub fn discovering(&self) -> impl Iterator<Item = &Query> {
-        self.rentals.values().filter(|rental| rental.phase == Phase::Discovering).map(|rental| &rental.query)
+    /// What creates that have no provider yet look for, and how many they know already that will not do.
+    pub fn discovering(&self) -> impl Iterator<Item = (&Query, usize)> {
+        let looking = self.rentals.values().filter(|rental| rental.phase == Phase::Discovering);
+        looking.map(|rental| {
+            let more = self.work.get(&rental.create_id).and_then(|work| work.more_since);
+            (&rental.query, more.map_or(0, |(_, out)| out))
+        })
     }
     pub fn by_name(&self, name: &VmName) -> Option<&Rental> {
         self.rentals.values().find(|rental| rental.name == *name)
@@ -456,7 +462,9 @@ impl Requestor {
             }
         }
         for work in self.work.values_mut() {
-            for at in [&mut work.looked, &mut work.sent].into_iter().chain(&mut work.wake).chain(&mut work.retry_at) {
+            let more = work.more_since.as_mut().map(|(since, _)| since);
+            let times = [&mut work.looked, &mut work.sent].into_iter().chain(&mut work.wake).chain(&mut work.retry_at);
+            for at in times.chain(more) {
                 *at = at.set_back(by);
             }
             for power in work.powers.values_mut() {

@@ -125,7 +125,7 @@ impl Requestor {
     pub(super) fn discover(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId) {
         let Some(rental) = self.rentals.get(&id) else { return };
         let work = self.work.entry(id).or_default();
-        let searched_by = rental.created + SEARCH_PATIENCE;
+        let searched_by = work.more_since.map_or(rental.created, |(since, _)| since) + SEARCH_PATIENCE;
         if ctx.searching && searched_by > ctx.now {
             work.wake = Some(searched_by);
             return;
@@ -147,6 +147,13 @@ impl Requestor {
             let until = settled.into_iter().fold(rental.created + DISCOVER_PATIENCE, Timestamp::min);
             if rental.tried.is_empty() && work.shaky.is_empty() && until > ctx.now {
                 work.wake = Some(until);
+                return;
+            }
+            let out = rental.tried.len() + work.shaky.len();
+            let found_more = work.more_since.is_none_or(|(_, before)| before < out);
+            if ctx.sharded && out > 0 && found_more && rental.tried.len() < MAX_TRIES && rental.provider.is_none() {
+                // There may be others still that were not found.
+                (work.more_since, work.wake) = (Some((ctx.now, out)), Some(ctx.now + Millis(1)));
                 return;
             }
             let fault = nobody(ctx, board, rental, work);
