@@ -151,6 +151,10 @@ impl Shards {
             // What was posted while nobody could be asked.
             self.poster.wake();
         }
+        if self.places.joined(&servers) {
+            // What only a few could be asked to take.
+            self.poster.wake();
+        }
         self.routed = routed;
         let serves = own.is_some();
         self.vicinity.set(own, servers);

@@ -128,6 +128,17 @@ impl Places {
         }
     }
 
+    /// Servers around here. A place that was looked up while there were few gets them too; true when one has more now.
+    pub fn joined(&mut self, servers: &[Arc<Server>]) -> bool {
+        let mut more = false;
+        for place in self.known.values_mut().filter(|place| place.servers.len() < HOLDERS) {
+            let before = place.servers.len();
+            place.servers = spread(place.servers.iter().chain(servers).cloned().collect(), place.at, HOLDERS);
+            more |= place.servers.len() > before;
+        }
+        more
+    }
+
     /// A holder named others. They count only as far as they lie closer than those that are known; true when one does.
     pub fn corrected(&mut self, shard: &Shard, closer: Vec<Server>) -> bool {
         let Some(place) = self.known.get_mut(shard) else { return false };

@@ -2,6 +2,7 @@
 mod letting;
 mod posting;
 mod renting;
+mod shards;
 
 use super::provider::{Offer, OfferedImage, Offering};
 use super::requestor::Phase;
