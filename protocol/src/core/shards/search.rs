@@ -15,7 +15,7 @@ use crate::shard::{Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, 
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Searches under way: a user's creates and lists. Each costs some tens of messages.
 pub const MAX_SEARCHES: usize = 32;
@@ -316,12 +316,16 @@ impl Search {
             let mut targets = Vec::new();
             if let Some(width) = WIDTHS.get(self.round) {
                 let width = if self.round == 0 { indexes.len() } else { self.needed().max(*width) };
-                for n in 0..width {
-                    let index = &indexes[n % indexes.len()];
+                // By turns. A tree that was seen whole, such as an empty one, gives its turns to the others.
+                let mut open: VecDeque<&Index> = indexes.iter().collect();
+                while targets.len() < width
+                    && let Some(index) = open.pop_front()
+                {
                     let depth = depths.get(index).filter(|(_, at)| ctx.now - *at < DEPTH_FRESH).map_or(0, |(d, _)| *d);
                     let all = || self.covered.iter().chain(&targets);
                     if let Some(shard) = uncovered(&Shard::root(index.clone()), depth, &all, ctx.rng) {
                         targets.push(shard);
+                        open.push_back(index);
                     }
                 }
             }
