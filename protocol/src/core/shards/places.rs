@@ -128,10 +128,11 @@ impl Places {
         }
     }
 
-    /// Servers around here. A place that was looked up while there were few gets them too; true when one has more now.
+    /// Servers around here. A place that was looked up when there were fewer servers than it takes gets them too; true when
+    /// one has more now.
     pub fn joined(&mut self, servers: &[Arc<Server>]) -> bool {
         let mut more = false;
-        for place in self.known.values_mut().filter(|place| place.servers.len() < HOLDERS) {
+        for place in self.known.values_mut().filter(|place| !place.full) {
             let before = place.servers.len();
             place.servers = spread(place.servers.iter().chain(servers).cloned().collect(), place.at, HOLDERS);
             more |= place.servers.len() > before;
