@@ -148,6 +148,12 @@ async fn one(front: &Front, mut stream: libp2p::Stream, frames: &mut Frames) -> 
         stream.close().await
     };
     let written = timeout(ANSWER, written).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
+    // A stream whose protocol was never agreed on must not be touched again once it has failed: the library panics.
+    let untouchable = matches!(&written, Err(error) if error.kind() != io::ErrorKind::TimedOut);
+    if untouchable {
+        front.answered("reset".to_owned());
+        return Ok(());
+    }
     let mut first = [0];
     let how = match timeout(ANSWER, stream.read(&mut first)).await {
         Ok(Ok(0)) => "closed".to_owned(),
@@ -156,7 +162,11 @@ async fn one(front: &Front, mut stream: libp2p::Stream, frames: &mut Frames) -> 
         Ok(Err(_)) => "reset".to_owned(),
         Err(_) => "silence".to_owned(),
     };
+    let failed = how == "reset";
     front.answered(how);
+    if failed {
+        return Ok(());
+    }
     // To the end, so that the node is done with it.
     let mut rest = Vec::new();
     let _ = timeout(ANSWER, stream.take(1 << 20).read_to_end(&mut rest)).await;
