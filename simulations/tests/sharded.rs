@@ -105,7 +105,7 @@ fn a_search_finds_enough_and_says_how_much_it_has_seen() {
     model.run_until(7 * MINUTE);
     let query = Query { want: Resources::SMALL, ..Query::default() };
     // A list ends with what it has when its time is over; who only wants to choose one, with two a little sooner.
-    for (n, (wanted, least)) in [(8, 2), (40, 25)].into_iter().enumerate() {
+    for (n, (wanted, least)) in [(8, 8), (40, 25)].into_iter().enumerate() {
         let sent = model.node(asker).meter.messages;
         model.input(asker, Input::Search { query: query.clone(), wanted });
         let began = model.now;
