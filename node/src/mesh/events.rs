@@ -235,7 +235,7 @@ impl Actor {
     fn on_ping(&mut self, event: ping::Event) {
         match event.result {
             Ok(rtt) => {
-                self.trust(&event.peer, event.connection);
+                self.trust(Instant::now(), &event.peer, event.connection);
                 if let Some(known) = self.peers.get_mut(&event.peer) {
                     known.rtt = Some(rtt);
                 }

@@ -34,6 +34,7 @@ impl Actor {
             punched: came_through,
             spare,
             suspect: false,
+            answered: None,
             tunnels: Count::default(),
             since: now,
         };
@@ -64,11 +65,12 @@ impl Actor {
         another
     }
 
-    /// It answers after all.
-    pub(super) fn trust(&mut self, peer: &PeerId, id: ConnectionId) {
+    /// It answers, or does so after all.
+    pub(super) fn trust(&mut self, now: Instant, peer: &PeerId, id: ConnectionId) {
         let links = self.peers.get_mut(peer).map(|known| &mut known.links);
         for link in links.into_iter().flatten().filter(|link| link.id == id) {
             link.suspect = false;
+            link.answered = Some(now);
         }
     }
 
@@ -88,19 +90,23 @@ impl Actor {
         Some((known, Counts { of_link, of_peer: known.tunnels.clone(), of_all: self.tunnels.clone() }))
     }
 
-    /// Closes what a better connection has made superfluous, when nothing is under way.
+    /// Closes what a better connection has made superfluous, when nothing is under way. The better one must have
+    /// answered since the other was made: who made it may have done so because that one is dead.
     pub(super) fn close_spare(&mut self, now: Instant) {
         let old = |since: Instant| now.saturating_duration_since(since) >= limits::SPARE_KEPT;
         let mut superfluous = Vec::new();
         for (peer, known) in self.peers.iter().filter(|(_, known)| known.links.len() > 1) {
-            let good = |link: &Link| link.relay.is_none() && !link.spare && !link.suspect && old(link.since);
-            let settled = known.links.iter().any(good);
+            let good = |link: &&Link| link.relay.is_none() && !link.spare && !link.suspect && old(link.since);
+            let proven = known.links.iter().filter(good).filter_map(|link| link.answered).max();
             let asked = self.requests.values().any(|(from, _)| from == peer);
-            if settled && !asked && known.rpcs == 0 {
-                let idle =
-                    |link: &&Link| (link.relay.is_some() || link.spare) && old(link.since) && link.tunnels.get() == 0;
-                superfluous.extend(known.links.iter().filter(idle).map(|link| (link.id, link.relay.is_some())));
+            if asked || known.rpcs > 0 {
+                continue;
             }
+            let idle = |link: &&Link| {
+                let spare = (link.relay.is_some() || link.spare) && old(link.since) && link.tunnels.get() == 0;
+                spare && proven.is_some_and(|at| at >= link.since)
+            };
+            superfluous.extend(known.links.iter().filter(idle).map(|link| (link.id, link.relay.is_some())));
         }
         for (connection, relayed) in superfluous {
             if relayed {

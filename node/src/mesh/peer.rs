@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub spare: bool,
     /// A tunnel did not open over it in time.
     pub suspect: bool,
+    /// When a ping was last answered.
+    pub answered: Option<Instant>,
     pub tunnels: Count,
     pub since: Instant,
 }

@@ -274,7 +274,12 @@ fn a_vm_behind_a_cone_nat_is_rented_from_behind_another_and_reached_through_a_ho
     // And when the hole is closed, the next session takes the other way, by itself.
     world.sever("nata", "natb");
     let started = Instant::now();
-    assert_eq!(rented.ssh("echo $((6*7))").output().unwrap().stdout, b"42\n");
+    // It may fail once: the connections to the relay were silent for a while, and may have to be made again first.
+    eventually("the next session works", PATIENCE, || {
+        let ssh = rented.ssh("echo $((6*7))").output().unwrap();
+        eprint!("{}", String::from_utf8_lossy(&ssh.stderr));
+        (ssh.stdout == b"42\n").then_some(())
+    });
     println!("another way after {:.1} s", started.elapsed().as_secs_f64());
     // The other end has not tried, and finds out when a ping is not answered.
     rented.path_to_the_vm_is("relayed");
