@@ -14,4 +14,4 @@ pub mod ssh;
 pub mod store;
 mod tunnel;
 
-pub use run::{ProviderParts, run, run_with};
+pub use run::{Node, Observer, ProviderParts, Tuning, run, run_with, start};

@@ -5,7 +5,7 @@ use crate::api::server;
 use crate::clock;
 use crate::config::{NodeConfig, NodeLock};
 use crate::handle::{COMMANDS, NodeHandle};
-use crate::mesh::{self, MeshConfig, RelayLimits};
+use crate::mesh::{self, MeshConfig, MeshHandle, RelayLimits};
 use crate::ssh::SshDir;
 use crate::store::Store;
 use backends::Backend;
@@ -13,6 +13,7 @@ use backends::images::ImageStore;
 use backends::memory::{MemoryBackend, MemoryOptions};
 use protocol::core::NodeCore;
 use protocol::core::provider::OfferedImage;
+use protocol::opener::Direct;
 use protocol::units::DiskGib;
 use protocol::{ErrorCode, Fault};
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use crate::actor::ProviderParts;
+pub use crate::actor::{Observer, ProviderParts};
 
 /// What has to be written and said at the end; then the process goes even if a peer does not listen.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,19 +41,61 @@ pub async fn run_with(
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), Fault> {
+    let node = start(&config, provider, Tuning::default()).await?;
+    let idle = IdleWatch::new(config.idle_exit);
+    let serving = CancellationToken::new();
+    let listener = server::bind(&node.lock, &config.home)?;
+    let server = tokio::spawn(server::serve(listener, node.handle.clone(), idle.clone(), serving.clone()));
+    ready();
+    let result = supervise(node.actor, node.handle, idle, stop).await;
+    serving.cancel();
+    // The socket is gone when this process is; a client that is still reading has its answer or an error.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    drop(node.lock);
+    result
+}
+
+/// What a simulation has otherwise.
+#[derive(Default)]
+pub struct Tuning {
+    pub observer: Option<Observer>,
+    /// Adverts of a full leaf of the sharded board, so that a small mesh has a tree.
+    pub leaf: Option<usize>,
+}
+
+/// A node that runs, without a socket before it. `stop` ends it; dropped, it runs on until its handles are gone.
+pub struct Node {
+    pub handle: NodeHandle,
+    pub mesh: MeshHandle,
+    actor: tokio::task::JoinHandle<Result<(), Fault>>,
+    lock: NodeLock,
+}
+
+impl Node {
+    pub async fn stop(self) -> Result<(), Fault> {
+        stop(&self.handle, self.actor).await
+    }
+}
+
+/// Everything of `run` that is not the local API: many of these fit into one process.
+pub async fn start(config: &NodeConfig, provider: Option<ProviderParts>, tuning: Tuning) -> Result<Node, Fault> {
     config.home.create()?;
     let lock = NodeLock::take(&config.home)?;
     let store = Store::open(&config.home.db())?;
-    let core = NodeCore::new(
+    let mut core = NodeCore::new(
         clock::now(),
         config.identity.clone(),
         config.network.clone(),
         crate::config::random_32()?,
         store.state()?,
     )?;
+    if let Some(leaf) = tuning.leaf {
+        core = core.tuned(leaf, Arc::new(Direct));
+    }
     let remembered: Vec<String> = store.known_peers()?.into_iter().flat_map(|known| known.addrs).collect();
     let expects_peers = config.mdns || !config.bootstrap.is_empty() || !remembered.is_empty();
     let (mesh, mesh_events) = mesh::spawn(MeshConfig {
+        carriers: config.carriers.clone(),
         listen: config.listen.clone(),
         bootstrap: config.bootstrap.clone(),
         remembered,
@@ -66,40 +109,36 @@ pub async fn run_with(
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let handle = NodeHandle::new(commands);
     let ssh = SshDir::new(&config.home);
-    let parts = Parts { core, store, mesh, ssh, provider, expects_peers };
+    let parts = Parts { core, store, mesh: mesh.clone(), ssh, provider, expects_peers, observer: tuning.observer };
     let actor = tokio::spawn(Actor::run(parts, Inbox { commands: inbox, mesh: mesh_events }));
-
-    let idle = IdleWatch::new(config.idle_exit);
-    let serving = CancellationToken::new();
-    let listener = server::bind(&lock, &config.home)?;
-    let server = tokio::spawn(server::serve(listener, handle.clone(), idle.clone(), serving.clone()));
-    ready();
-    let result = supervise(actor, handle, idle, stop).await;
-    serving.cancel();
-    // The socket is gone when this process is; a client that is still reading has its answer or an error.
-    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
-    drop(lock);
-    result
+    Ok(Node { handle, mesh, actor, lock })
 }
 
 async fn supervise(
     mut actor: tokio::task::JoinHandle<Result<(), Fault>>,
     handle: NodeHandle,
     idle: IdleWatch,
-    stop: CancellationToken,
+    asked: CancellationToken,
 ) -> Result<(), Fault> {
-    let crashed = |ended: Result<Result<(), Fault>, tokio::task::JoinError>| {
-        ended.unwrap_or_else(|error| Err(Fault::internal(format!("the node's actor ended: {error}"))))
-    };
     tokio::select! {
         ended = &mut actor => return crashed(ended),
-        () = stop.cancelled() => {}
+        () = asked.cancelled() => {}
         () = idle.expired(&handle) => tracing::info!("idle: leaving"),
     }
+    stop(&handle, actor).await
+}
+
+type Ended = Result<Result<(), Fault>, tokio::task::JoinError>;
+
+fn crashed(ended: Ended) -> Result<(), Fault> {
+    ended.unwrap_or_else(|error| Err(Fault::internal(format!("the node's actor ended: {error}"))))
+}
+
+async fn stop(handle: &NodeHandle, actor: tokio::task::JoinHandle<Result<(), Fault>>) -> Result<(), Fault> {
     let stopping = async {
         // An actor that has gone already has stopped.
         let _ = handle.stop().await;
-        crashed((&mut actor).await)
+        crashed(actor.await)
     };
     let late = |_| Err(Fault::new(ErrorCode::Timeout, "the node did not stop in time"));
     tokio::time::timeout(STOP_DEADLINE, stopping).await.unwrap_or_else(late)

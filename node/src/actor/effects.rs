@@ -10,6 +10,9 @@ impl Actor {
     /// Until nothing is left to do: an effect that fails may bring about another.
     pub(super) async fn perform(&mut self) -> Result<(), Fault> {
         loop {
+            if let Some(observer) = &mut self.observer {
+                observer(&self.core);
+            }
             let effects: Vec<Effect> = self.core.drain_effects().collect();
             if effects.is_empty() {
                 break;

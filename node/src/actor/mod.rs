@@ -47,7 +47,12 @@ pub struct Parts {
     pub provider: Option<ProviderParts>,
     /// Whether there is anybody to wait for when the board is empty.
     pub expects_peers: bool,
+    pub observer: Option<Observer>,
 }
+
+/// Looks at the core each time something has happened to it, before that has any effect: for measuring. It must not
+/// block.
+pub type Observer = Box<dyn FnMut(&NodeCore) + Send + Sync>;
 
 pub struct ProviderParts {
     pub backend: Arc<dyn Backend>,
@@ -98,6 +103,7 @@ pub struct Actor {
     reachability: (Reachability, String),
     started: Instant,
     expects_peers: bool,
+    observer: Option<Observer>,
     seen_off: provide::SeenOff,
     stopping: Option<Answer<()>>,
 }
@@ -136,6 +142,7 @@ impl Actor {
             reachability: (Reachability::Unknown, "it has just started".to_owned()),
             started: Instant::now(),
             expects_peers: parts.expects_peers,
+            observer: parts.observer,
             seen_off: provide::SeenOff::default(),
             stopping: None,
         };

@@ -5,6 +5,7 @@ mod settings;
 pub use home::{Home, LONGEST_HOME, NodeLock};
 pub use settings::{Accel, ProviderSettings, Settings};
 
+use crate::mesh::Carriers;
 use protocol::names::{ImageName, Network};
 use protocol::{ErrorCode, Fault, Keypair};
 use std::path::Path;
@@ -16,6 +17,8 @@ pub struct NodeConfig {
     pub home: Home,
     pub identity: Keypair,
     pub network: Network,
+    /// Sockets, unless the node is one of many in a simulation.
+    pub carriers: Carriers,
     pub listen: Vec<String>,
     pub bootstrap: Vec<String>,
     pub mdns: bool,
@@ -44,6 +47,7 @@ impl NodeConfig {
             identity: home.identity()?,
             home,
             network: settings.network,
+            carriers: Carriers::default(),
             listen: settings.listen,
             bootstrap: settings.bootstrap,
             mdns: settings.mdns,

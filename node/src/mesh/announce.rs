@@ -22,9 +22,16 @@ impl Actor {
             set_addresses(&mut self.swarm.behaviour_mut().kad, &peer, &listen);
         }
         listen.iter().for_each(|addr| self.book.add(peer, addr.clone()));
-        let addrs = listen.iter().filter_map(|addr| addr.clone().with_p2p(peer).ok()).map(|a| a.to_string()).collect();
-        let (id, agent) = (known.id, known.agent.clone().unwrap_or_default());
         known.listen = listen;
+        self.tell_where(peer);
+    }
+
+    /// Tells the node where a peer that it knows of listens. Visitors go to no disk.
+    pub(super) fn tell_where(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get(&peer).filter(|known| known.told && !known.listen.is_empty()) else { return };
+        let addrs = known.listen.iter().filter_map(|addr| addr.clone().with_p2p(peer).ok());
+        let (id, addrs) = (known.id, addrs.map(|addr| addr.to_string()).collect());
+        let agent = known.agent.clone().unwrap_or_default();
         self.emit(MeshEvent::PeerIdentified { peer: id, addrs, agent });
     }
 
@@ -80,6 +87,7 @@ mod tests {
             agent: None,
             rtt: None,
             identified: true,
+            told: true,
             serves_dht: true,
             subscribed: false,
             tunnels: Default::default(),

@@ -62,7 +62,7 @@ pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Resu
     let key = keypair(&config.keypair);
     let local = key.public().to_peer_id();
     let behaviour = behaviour(config, names, &key, metrics)?;
-    let carriers = carriers(config, &key, metrics)?;
+    let carriers = carriers(config, &key, &metrics.traffic)?;
     let broken = |what: &str, e: &dyn std::fmt::Display| Fault::internal(format!("{what}: {e}"));
     let swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()

@@ -127,6 +127,7 @@ impl Actor {
             agent: None,
             rtt: None,
             identified: false,
+            told: false,
             serves_dht: false,
             subscribed: false,
             tunnels: Count::default(),
@@ -151,7 +152,7 @@ impl Actor {
         if self.pinned.contains(&peer) && !by_us {
             self.upkeep.lost_pinned(now, peer);
         }
-        if let Some(known) = known.filter(|known| known.identified) {
+        if let Some(known) = known.filter(|known| known.told) {
             self.emit(MeshEvent::PeerDisconnected(known.id));
         }
     }
@@ -216,20 +217,32 @@ impl Actor {
         let news = first || known.listen != listen || known.serves_dht != serves;
         known.serves_dht = serves;
         known.announced = news.then_some(listen);
-        let (id, subscribed) = (known.id, known.subscribed);
         if first {
             self.join.confirmed(&peer);
-            self.emit(MeshEvent::PeerConnected(id));
         }
+        self.tell_of(peer);
         self.take_announced(now, peer);
         self.seen_at(now, peer, connection, info.observed_addr);
-        if first && subscribed {
-            self.emit(MeshEvent::PeerSubscribed(id));
-        }
         if first {
             self.seek_company(now);
             self.offer_candidates();
         }
+    }
+
+    /// The node hears of a peer once it has identified itself and is no visitor: with visitors, of which every lookup
+    /// makes a dozen, it has nothing to do unless they ask.
+    pub(super) fn tell_of(&mut self, peer: PeerId) {
+        let kept = self.hood.keeps(&peer);
+        let Some(known) = self.peers.get_mut(&peer).filter(|known| kept && known.identified && !known.told) else {
+            return;
+        };
+        known.told = true;
+        let (id, subscribed) = (known.id, known.subscribed);
+        self.emit(MeshEvent::PeerConnected(id));
+        if subscribed {
+            self.emit(MeshEvent::PeerSubscribed(id));
+        }
+        self.tell_where(peer);
     }
 
     fn on_ping(&mut self, event: ping::Event) {
@@ -279,8 +292,8 @@ impl Actor {
                     return;
                 };
                 known.subscribed = true;
-                let (id, identified) = (known.id, known.identified);
-                if identified {
+                let (id, told) = (known.id, known.told);
+                if told {
                     self.emit(MeshEvent::PeerSubscribed(id));
                 }
             }

@@ -14,6 +14,9 @@ pub const MAX_PINNED: usize = 1024;
 /// A connection beyond the neighbours is let be for this long: enough for a newcomer to ask who else there is, for a
 /// lookup to finish, and for a request with its answer (5 s).
 pub const VISIT: Duration = Duration::from_secs(10);
+/// One that a lookup of ours made: it asks at once, and an answer takes two round trips. Each costs both sides some
+/// 100 KiB meanwhile, and a lookup makes a dozen.
+pub const CALL: Duration = Duration::from_secs(3);
 /// Connections above the neighbours (visitors, lookups) before inbound ones are refused outright. It bounds memory:
 /// (24 + 96) × 150 KiB < 18 MiB.
 pub const MAX_VISITORS: usize = 96;
@@ -116,10 +119,13 @@ pub const MAX_BOOTSTRAP: usize = 64;
 /// Looking for more neighbours by a lookup of a random key: 5 s doubling to 10 min while it brings none.
 pub const SEARCH_FIRST: Duration = Duration::from_secs(5);
 pub const SEARCH_LAST: Duration = Duration::from_secs(600);
-/// Peers that a search asks for: about as many requests, and visits, as are needed for a handful of neighbours.
-pub const SEARCH_FOR: usize = 8;
+/// Peers that a search asks for: with those on the way to them, about as many visits as there are places to fill.
+pub const SEARCH_FOR: usize = 4;
 /// A server looks itself up this often, so that the nodes around it know it (DESIGN: hourly).
 pub const REFRESH: Duration = Duration::from_secs(3600);
+/// … and for the first time after this, or twice this at most: who is gone by then was not worth knowing, and when many
+/// start at once they do not all call on everybody in the same second.
+pub const REFRESH_FIRST: Duration = Duration::from_secs(15);
 /// Servers that a lookup of a shard's holders ends with: the eight, and half as many again, by which views differ.
 pub const HOLDERS_FOUND: usize = 12;
 /// Servers around this node of which it knows: four times the holders of a shard.

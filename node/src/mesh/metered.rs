@@ -1,29 +1,35 @@
 //! Counts what a connection carries: below the cipher where the bytes pass through here (TCP, memory), and where they
 //! do not (QUIC does its own sockets) what its streams carry, without handshakes and packet headers.
-use super::metrics::Metrics;
 use futures::prelude::*;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+
+/// Bytes so far.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+}
 
 pub struct Metered<S> {
     inner: S,
-    metrics: Arc<Metrics>,
+    traffic: Arc<Traffic>,
 }
 
 impl<S> Metered<S> {
-    pub fn new(inner: S, metrics: Arc<Metrics>) -> Self {
-        Metered { inner, metrics }
+    pub fn new(inner: S, traffic: Arc<Traffic>) -> Self {
+        Metered { inner, traffic }
     }
     fn came(&self, bytes: usize) -> Poll<io::Result<usize>> {
-        self.metrics.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.traffic.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
         Poll::Ready(Ok(bytes))
     }
     fn went(&self, bytes: usize) -> Poll<io::Result<usize>> {
-        self.metrics.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.traffic.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
         Poll::Ready(Ok(bytes))
     }
 }
@@ -74,11 +80,11 @@ where
 
     fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Self::Substream, Self::Error>> {
         let stream = ready!(Pin::new(&mut self.inner).poll_inbound(cx))?;
-        Poll::Ready(Ok(Metered::new(stream, self.metrics.clone())))
+        Poll::Ready(Ok(Metered::new(stream, self.traffic.clone())))
     }
     fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Self::Substream, Self::Error>> {
         let stream = ready!(Pin::new(&mut self.inner).poll_outbound(cx))?;
-        Poll::Ready(Ok(Metered::new(stream, self.metrics.clone())))
+        Poll::Ready(Ok(Metered::new(stream, self.traffic.clone())))
     }
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Pin::new(&mut self.inner).poll_close(cx)

@@ -1,5 +1,7 @@
 //! Counters of the mesh. One writer (the actor), any number of readers.
+use super::metered::Traffic;
 use super::types::Refused;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
@@ -7,11 +9,15 @@ macro_rules! counters {
         #[derive(Default)]
         pub(super) struct Metrics {
             $(pub $name: AtomicU64,)*
+            pub traffic: Arc<Traffic>,
             refused: [AtomicU64; Refused::ALL.len()],
         }
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct MetricsSnapshot {
             $($(#[$meta])* pub $name: u64,)*
+            /// Bytes on the wire: of TCP everything above the socket, of QUIC what its streams carry.
+            pub bytes_in: u64,
+            pub bytes_out: u64,
             /// In the order of `Refused::ALL`.
             pub refused: [u64; Refused::ALL.len()],
         }
@@ -19,6 +25,8 @@ macro_rules! counters {
             pub fn snapshot(&self) -> MetricsSnapshot {
                 MetricsSnapshot {
                     $($name: self.$name.load(Ordering::Relaxed),)*
+                    bytes_in: self.traffic.bytes_in.load(Ordering::Relaxed),
+                    bytes_out: self.traffic.bytes_out.load(Ordering::Relaxed),
                     refused: std::array::from_fn(|i| self.refused[i].load(Ordering::Relaxed)),
                 }
             }
@@ -27,9 +35,6 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Bytes on the wire: of TCP everything above the socket, of QUIC what its streams carry.
-    bytes_in,
-    bytes_out,
     /// Gossip messages that arrived for the first time.
     gossip_in,
     /// The same, with every further copy.

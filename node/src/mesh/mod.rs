@@ -51,6 +51,7 @@ mod upkeep;
 mod vicinity;
 
 pub use handle::MeshHandle;
+pub use metered::{Metered, Traffic};
 pub use metrics::MetricsSnapshot;
 pub use types::*;
 

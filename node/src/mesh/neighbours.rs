@@ -72,6 +72,10 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
     pub fn kept(&self) -> usize {
         self.members.values().filter(|m| !matches!(m.standing, Standing::Visitor { .. })).count()
     }
+    /// Neighbour or exempt, not a visitor.
+    pub fn keeps(&self, peer: &P) -> bool {
+        self.members.get(peer).is_some_and(|member| !matches!(member.standing, Standing::Visitor { .. }))
+    }
     fn neighbours(&self) -> usize {
         self.members.values().filter(|m| m.standing == Standing::Neighbour).count()
     }
@@ -87,7 +91,7 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
         } else if self.neighbours() < self.max && (inbound || wanted || self.missing() > 0) {
             Standing::Neighbour
         } else {
-            Standing::Visitor { until: now + limits::VISIT }
+            Standing::Visitor { until: now + if inbound { limits::VISIT } else { limits::CALL } }
         };
         self.members.entry(peer).or_insert(Member {
             since: now,

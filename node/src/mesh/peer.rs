@@ -59,8 +59,10 @@ pub(super) struct Peer {
     pub announced: Option<Vec<Multiaddr>>,
     pub agent: Option<String>,
     pub rtt: Option<Duration>,
-    /// It said that it speaks this network's protocols; the node hears of it from then on.
+    /// It said that it speaks this network's protocols.
     pub identified: bool,
+    /// The node was told of it: it is one of ours, and no visitor.
+    pub told: bool,
     pub serves_dht: bool,
     pub subscribed: bool,
     pub tunnels: Count,

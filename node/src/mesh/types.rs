@@ -237,7 +237,8 @@ pub enum MeshEvent {
         from: PeerId,
         body: Vec<u8>,
     },
-    /// A peer has identified itself as one of this network. A request of it may have come before.
+    /// A peer has identified itself as one of this network, and is here to stay: a neighbour or one that is pinned.
+    /// A request of it may have come before; visitors may ask without ever being told of.
     PeerConnected(PeerId),
     PeerDisconnected(PeerId),
     /// The peer speaks our protocols and listens at these addresses (each ending in `/p2p/ID`): worth remembering.

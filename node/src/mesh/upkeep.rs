@@ -17,14 +17,15 @@ use std::time::{Duration, Instant};
 pub(super) struct Upkeep {
     search_at: Instant,
     search_delay: Duration,
-    refresh_at: Option<Instant>,
+    refresh_at: Instant,
     /// Pinned peers that were lost.
     redial: HashMap<PeerId, (Instant, Duration)>,
 }
 
 impl Upkeep {
     pub fn new(now: Instant) -> Self {
-        Upkeep { search_at: now, search_delay: limits::SEARCH_FIRST, refresh_at: None, redial: HashMap::new() }
+        let refresh_at = now + limits::REFRESH_FIRST.mul_f64(1.0 + jitter());
+        Upkeep { search_at: now, search_delay: limits::SEARCH_FIRST, refresh_at, redial: HashMap::new() }
     }
     /// A lookup for company has ended with so many peers that we did not know.
     pub fn searched(&mut self, now: Instant, news: usize) {
@@ -179,11 +180,8 @@ impl Actor {
     }
 
     fn refresh(&mut self, now: Instant) {
-        if !self.server || self.upkeep.refresh_at.is_some_and(|at| at > now) {
-            return;
-        }
-        if self.look_up(Lookup::Refresh) {
-            self.upkeep.refresh_at = Some(now + limits::REFRESH.mul_f64(0.75 + jitter() / 2.0));
+        if self.server && self.upkeep.refresh_at <= now && self.look_up(Lookup::Refresh) {
+            self.upkeep.refresh_at = now + limits::REFRESH.mul_f64(0.75 + jitter() / 2.0);
         }
     }
 
@@ -212,6 +210,10 @@ impl Actor {
             });
             self.close(&peer);
         }
+        // Visitors for whom there was room in the end.
+        let untold = self.peers.iter().filter(|(_, known)| known.identified && !known.told);
+        let untold: Vec<PeerId> = untold.map(|(peer, _)| *peer).collect();
+        untold.into_iter().for_each(|peer| self.tell_of(peer));
         let silent =
             |known: &Peer| !known.identified && now.saturating_duration_since(known.connected_at) >= limits::VISIT;
         let silent: Vec<PeerId> = self.peers.iter().filter(|(_, p)| silent(p)).map(|(peer, _)| *peer).collect();
@@ -228,6 +230,7 @@ impl Actor {
         let now = Instant::now();
         self.swarm.behaviour_mut().guard.exempt(peer);
         self.hood.set_exempt(now, &peer, true);
+        self.tell_of(peer);
         if !self.peers.contains_key(&peer) {
             self.upkeep.lost_pinned(now, peer);
         }

@@ -1,7 +1,8 @@
 //! Who is let in, who is not, and how a node joins.
 use super::support::*;
-use node::mesh::{MeshError, MeshEvent, Refused, spawn};
+use node::mesh::{MeshConfig, MeshError, MeshEvent, Refused, spawn};
 use protocol::ErrorCode;
+use std::time::Duration;
 
 #[tokio::test]
 async fn another_network_is_cut_off_with_a_reason() {
@@ -159,4 +160,31 @@ async fn two_parts_of_a_network_meet_when_their_bootstrap_comes_up() {
     let hub = Node::start(hub).await;
     one.connected_to(hub.id).await;
     other.connected_to(one.id).await;
+}
+
+/// Every lookup makes a dozen visitors. With them the node has nothing to do unless they ask.
+#[tokio::test]
+async fn a_visitor_may_ask_and_is_told_of_once_it_stays() {
+    let keeper = MeshConfig { max_neighbours: 1, ..config(200) };
+    let (mut keeper, _neighbour) = connected(keeper, config(201)).await;
+    let mut visitor = Node::start(MeshConfig { bootstrap: vec![keeper.addr().await], ..config(202) }).await;
+    visitor.connected_to(keeper.id).await;
+    let identified = async {
+        while !keeper.mesh.peers().await.unwrap().iter().any(|peer| peer.peer == visitor.id) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the visitor has identified itself", identified).await;
+    let rpc = visitor.mesh.send(keeper.id, b"a question".to_vec()).await.unwrap();
+    let token = keeper
+        .until("the question", |event| match event {
+            MeshEvent::Request { token, from, .. } if from == visitor.id => Some(token),
+            MeshEvent::PeerConnected(peer) => panic!("told of {peer}"),
+            _ => None,
+        })
+        .await;
+    keeper.mesh.reply(token, b"an answer".to_vec()).await.unwrap();
+    assert_eq!(visitor.answer_to(rpc).await, Ok(b"an answer".to_vec()));
+    keeper.mesh.pin(visitor.id).await.unwrap();
+    keeper.connected_to(visitor.id).await;
 }
