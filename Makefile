@@ -20,7 +20,7 @@ TINY := $(IMAGES)/tiny/manifest.json
 DEBIAN := $(IMAGES)/debian/manifest.json
 INSTALL_DEPS := tests/tools/install-deps.sh
 
-.PHONY: help demo test nat-full sim-full bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install \
+.PHONY: help demo test nat-full sim-full sim-live bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install \
 	deps-%
 
 help: ## this list
@@ -57,6 +57,9 @@ hostile-full: deps-build ## ten million bad adverts, and a million malformed fra
 	$(CARGO) test --release $(CARGOFLAGS) -p protocol --test main hostile::ten -- --ignored --nocapture
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
 	target/release/hostile $(HOSTILE)
+
+sim-live: deps-build ## many real nodes in one process, beside the bare library (SIM='50,200 ours', SIM='lookups 50 10000')
+	$(CARGO) run --profile sim $(CARGOFLAGS) -p simulations --bin live -- $(SIM)
 
 image-tiny: deps-build deps-run $(TINY) ## build the guest 'tiny' and import it into the home (GOLEMNODE_HOME)
 	$(CARGO) build $(CARGOFLAGS) -p cli
