@@ -3,6 +3,8 @@ mod board;
 mod chaos;
 mod crash;
 mod failover;
+#[cfg(feature = "live")]
+mod live;
 mod race;
 mod scenarios;
 mod sharded;
