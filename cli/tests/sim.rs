@@ -68,7 +68,26 @@ fn a_promise_that_is_not_kept_is_a_failure_with_a_replay() {
 }
 
 #[test]
-fn a_wrong_file_is_named_with_its_line_and_the_live_engine_with_its_absence() {
+fn real_nodes_play_a_scenario_in_real_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let played = "name = \"played\"\nabout = \"a few real nodes\"\nminutes = 1\n\n[nodes]\nproviders = 4\nrequestors = 2\n\n\
+                  [links]\ndelays = { uniform = { least = 5, most = 10 } }\n\n[requests]\nper_minute = 10\n\n\
+                  [expect]\nrecall = 1.0\ncreated = 0.9\n";
+    let run = sim(dir.path(), "run", played, &["--engine", "live", "--json"]);
+    assert!(run.status.success(), "{}{}", stdout(&run), stderr(&run));
+    let lines = lines(&run);
+    assert_eq!(lines.len(), 2, "a minute and the summary");
+    assert!(lines[0]["mean"][0].as_f64().unwrap() > 10.0, "bytes were counted: {}", lines[0]);
+    let done = lines[1]["done"].as_u64().unwrap();
+    assert!(done >= 2 && lines[1]["ready_p50_ms"].as_u64().unwrap() > 0, "{}", lines[1]);
+    let refused = sim(dir.path(), "run", &format!("{SMALL}[churn]\npercent_per_minute = 5\n"), &["--engine", "live"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = stderr(&refused);
+    assert!(said.contains("error[REQ_001]") && said.contains("[churn]") && said.contains("--engine model"), "{said}");
+}
+
+#[test]
+fn a_wrong_file_is_named_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let wrong = sim(dir.path(), "run", &format!("{SMALL}luck = 1\n"), &[]);
     assert_eq!(wrong.status.code(), Some(2));
@@ -77,9 +96,6 @@ fn a_wrong_file_is_named_with_its_line_and_the_live_engine_with_its_absence() {
     assert!(said.contains("hint: docs/simulations.md"), "{said}");
     let absent = golemnode(dir.path(), &["sim", "run", "absent.toml"]);
     assert!(!absent.status.success() && stderr(&absent).contains("absent.toml"), "{}", stderr(&absent));
-    let live = sim(dir.path(), "run", SMALL, &["--engine", "live"]);
-    assert_eq!(live.status.code(), Some(2));
-    assert!(stderr(&live).contains("error[REQ_001]") && stderr(&live).contains("--engine model"), "{}", stderr(&live));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The real node over the memory transport, and what it is measured against: small fleets, fast links. What came is
 //! looked at, not how fast.
 use simulations::live::{Figures, Kind, LookupPlan, Setup, run, run_lookups};
+use simulations::model::links::Delays;
 
 const NODES: usize = 8;
 
@@ -10,7 +11,7 @@ fn small(kind: Kind) -> Setup {
         providers: 4,
         messages: 4,
         spacing_ms: 100,
-        delay_ms: (2, 5),
+        delays: Delays::Uniform { least: 2, most: 5 },
         quiet_ms: 1_000,
         settle_within_s: 60,
         ..Setup::new(kind, NODES)

@@ -1,7 +1,7 @@
 //! `golemnode sim …`: a mesh that is simulated, from a file that says what happens to it.
 use crate::args::Format;
 use crate::context::Context;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output::{escaped, fields, print};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -133,38 +133,12 @@ struct Report<'a> {
 }
 
 fn simulate(context: &Context, args: &RunArgs) -> Outcome {
-    if args.engine == Engine::Live {
-        return Err(Fault::invalid("this build has no live engine")
-            .hint("--engine model runs the same core over a model of links and routing")
-            .into());
-    }
     let scenario = args.which.scenario()?;
-    let (lines, rows) = (context.is_json(), context.format() == Format::Table);
-    let progress = Progress::new(context, &scenario);
-    let began = Instant::now();
-    let mut run = Run::new(scenario.clone());
-    let mut said = Ok(());
-    if rows {
-        print(&head())?;
-    }
-    let ended = run.run(None, |minute| {
-        progress.at(minute);
-        let line = match context.format() {
-            Format::Json => json(minute),
-            Format::Table => Ok(row(minute)),
-            // One document, at the end.
-            Format::Yaml => Ok(String::new()),
-        };
-        let printed = progress.aside(|| line.and_then(|line| print(&line)));
-        if said.is_ok() {
-            said = printed;
-        }
-    });
-    let seconds = began.elapsed().as_secs_f64();
-    progress.end();
-    said?;
+    let lines = context.is_json();
+    let (ended, minutes, seconds) = watched(context, &scenario, args.engine)?;
     let wall = Wall { seconds, node_seconds_per_second: ended.summary.node_seconds as f64 / seconds.max(1e-9) };
-    let smallest = (!ended.is_well()).then(|| {
+    // What happened in real time happens once.
+    let smallest = (!ended.is_well() && args.engine == Engine::Model).then(|| {
         // With --json nothing stands before the error's JSON.
         if !lines {
             context.say("looking for a smaller run that fails in the same way");
@@ -185,12 +159,49 @@ fn simulate(context: &Context, args: &RunArgs) -> Outcome {
         context.show(&report, || text(&report))?;
     }
     if let Some(folder) = &args.plot {
-        plot(context, folder, &run)?;
+        plot(context, folder, &scenario.name, &minutes)?;
     }
     match report.replay {
         Some(replay) => Err(failed(&scenario, &ended).hint(format!("replay with: {replay}")).into()),
-        None => Ok(0),
+        None if ended.is_well() => Ok(0),
+        None => Err(failed(&scenario, &ended).into()),
     }
+}
+
+/// Runs it, and prints each minute as it ends. What there was in each, and the seconds that it all took.
+fn watched(context: &Context, scenario: &Scenario, engine: Engine) -> Result<(Ended, Vec<Minute>, f64), Failure> {
+    let progress = Progress::new(context, scenario);
+    let (began, mut minutes, mut said) = (Instant::now(), Vec::new(), Ok(()));
+    if context.format() == Format::Table {
+        print(&head())?;
+    }
+    let look = |minute: &Minute| {
+        progress.at(minute);
+        let line = match context.format() {
+            Format::Json => json(minute),
+            Format::Table => Ok(row(minute)),
+            // One document, at the end.
+            Format::Yaml => Ok(String::new()),
+        };
+        let printed = progress.aside(|| line.and_then(|line| print(&line)));
+        if said.is_ok() {
+            said = printed;
+        }
+        minutes.push(minute.clone());
+    };
+    let ended = match engine {
+        Engine::Model => Ok(Run::new(scenario.clone()).run(None, look)),
+        Engine::Live => simulations::live::play(scenario, look).map(|played| Ended {
+            summary: played.summary,
+            violation: None,
+            failures: played.failures,
+            story: Vec::new(),
+        }),
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    progress.end();
+    said?;
+    Ok((ended?, minutes, seconds))
 }
 
 /// The one line that says what did not hold.
@@ -281,17 +292,17 @@ fn text(report: &Report) -> String {
     let rows = [
         ("scenario", Some(format!("{}, {} nodes, {} minutes", summary.scenario, summary.nodes, summary.minutes))),
         ("seed", Some(summary.seed.to_string())),
-        ("trace", Some(format!("{} of {} events", summary.trace, summary.events))),
+        ("trace", (summary.events > 0).then(|| format!("{} of {} events", summary.trace, summary.events))),
         ("recall", Some(percent(summary.recall))),
         ("recall there", summary.target_recall.map(percent)),
-        ("dead adverts", Some(percent(summary.dead_share))),
+        ("dead adverts", (summary.events > 0).then(|| percent(summary.dead_share))),
         (
             "bytes a second",
             Some(format!("{:.0} mean, {:.0} p99, {:.0} busiest", summary.mean, summary.p99, summary.busiest)),
         ),
         ("cost ratio", summary.cost_ratio.map(|ratio| format!("{ratio:.2}"))),
         ("lookups", summary.lookups.map(percent)),
-        ("rounds", Some(format!("{} p50, {} p99", summary.rounds_p50, summary.rounds_p99))),
+        ("rounds", summary.lookups.map(|_| format!("{} p50, {} p99", summary.rounds_p50, summary.rounds_p99))),
         ("creates", Some(format!("{} of {} ran, {} failed{why}", summary.done, summary.asked, summary.failed))),
         ("first accept", summary.first_accept.map(percent)),
         ("discover", Some(format!("{} ms p50, {} ms p99", summary.discover_p50_ms, summary.discover_p99_ms))),
@@ -309,10 +320,10 @@ fn text(report: &Report) -> String {
     format!("\n{}", fields(&rows))
 }
 
-fn plot(context: &Context, folder: &Path, run: &Run) -> Result<(), Fault> {
+fn plot(context: &Context, folder: &Path, name: &str, minutes: &[Minute]) -> Result<(), Fault> {
     std::fs::create_dir_all(folder).map_err(|error| io("create", folder, &error))?;
-    for (name, svg) in simulations::model::plot::plots(&run.scenario.name, &run.minutes)? {
-        let file = folder.join(format!("{}-{name}.svg", run.scenario.name));
+    for (what, svg) in simulations::model::plot::plots(name, minutes)? {
+        let file = folder.join(format!("{name}-{what}.svg"));
         std::fs::write(&file, svg).map_err(|error| io("write", &file, &error))?;
         context.say(format!("wrote {}", file.display()));
     }

@@ -1,6 +1,7 @@
 //! What is measured of one fleet, and what it was told.
 use super::Counted;
 use super::arrivals::Spread;
+use crate::model::links::{self as model, Delays};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -37,8 +38,10 @@ pub struct Setup {
     pub leaf: Option<usize>,
     pub messages: usize,
     pub spacing_ms: u64,
-    /// Every link has a delay of its own between these, one way.
-    pub delay_ms: (u64, u64),
+    /// Of ours, small VMs that a provider lets at once, if it is to be other than a large host's share.
+    pub vms: Option<u32>,
+    /// Every link has a delay of its own, one way.
+    pub delays: Delays,
     pub seed: u64,
     /// It has settled when nobody has connected to anybody for so long: more than a visit takes.
     pub quiet_ms: u64,
@@ -54,7 +57,8 @@ impl Setup {
             leaf: None,
             messages: 20,
             spacing_ms: 1000,
-            delay_ms: (20, 50),
+            vms: None,
+            delays: Delays::Uniform { least: 20, most: 50 },
             seed: 1,
             quiet_ms: 12_000,
             settle_within_s: 400,
@@ -70,8 +74,16 @@ impl Setup {
         Duration::from_secs(self.settle_within_s)
     }
     pub(super) fn links(&self) -> node::mesh::link::Links {
-        let (least, most) = self.delay_ms;
-        node::mesh::link::Links::uniform(Duration::from_millis(least)..=Duration::from_millis(most), self.seed)
+        use node::mesh::link::Links;
+        let ms = |ms: u16| Duration::from_millis(ms.into());
+        match self.delays {
+            Delays::Uniform { least, most } => Links::uniform(ms(least)..=ms(most), self.seed),
+            Delays::Cities => {
+                let cities = model::Links::new(Delays::Cities, 0, 0);
+                let city = |peer: protocol::PeerId| u16::from(peer.public_key()[0]) % model::Links::cities() as u16;
+                Links::new(move |one, other| Duration::from_millis(cities.usual((0, city(one)), (1, city(other)))))
+            }
+        }
     }
 }
 

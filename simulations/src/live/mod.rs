@@ -13,11 +13,13 @@ mod compare;
 mod figures;
 mod lookups;
 mod ours;
+mod play;
 mod process;
 
 pub use compare::{Plan, Report, Row, compare};
 pub use figures::{Figures, Kind, Setup};
 pub use lookups::{LookupPlan, Lookups, run_lookups};
+pub use play::{Played, play};
 
 use arrivals::Arrivals;
 use figures::Phase;
@@ -28,6 +30,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 /// A message that has not reached everybody by then, after the last was said, is counted as it is.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+/// As many as each is told of.
+const LEAST_PEERS: usize = 3;
 /// How often it is looked whether connections still come and go.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -88,14 +92,22 @@ async fn measure<F: Fleet>(setup: &Setup) -> Result<Figures, Fault> {
     Ok(figures)
 }
 
-/// Until hardly anybody has connected to anybody for a while.
+/// Until hardly anybody has connected to anybody for a while, and nobody is left over: three nodes that hundreds turn to
+/// at once refuse most of them, who come again after a pause that looks like rest.
 async fn settle<F: Fleet>(setup: &Setup, fleet: &F) -> Result<(), Fault> {
     let deadline = Instant::now() + setup.settle_within();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut quiet_since, mut opened) = (Instant::now(), fleet.counted().opened);
-    while quiet_since.elapsed() < setup.quiet() {
+    loop {
         look.tick().await;
+        if quiet_since.elapsed() >= setup.quiet() {
+            let least = LEAST_PEERS.min(setup.nodes.saturating_sub(1));
+            if fleet.connections().await?.iter().all(|peers| *peers >= least) {
+                return Ok(());
+            }
+            quiet_since = Instant::now();
+        }
         let now = fleet.counted().opened;
         if now > opened + setup.nodes as u64 / 50 {
             (quiet_since, opened) = (Instant::now(), now);
@@ -106,7 +118,6 @@ async fn settle<F: Fleet>(setup: &Setup, fleet: &F) -> Result<(), Fault> {
             return Err(Fault::new(ErrorCode::Timeout, message));
         }
     }
-    Ok(())
 }
 
 async fn say_everything<F: Fleet>(setup: &Setup, fleet: &F, arrivals: &Arrivals) -> Result<(), Fault> {

@@ -12,7 +12,7 @@ use node::{Node, Observer, ProviderParts, Tuning};
 use protocol::core::NodeCore;
 use protocol::core::provider::OfferedImage;
 use protocol::names::ImageName;
-use protocol::units::{DiskGib, MemoryMib};
+use protocol::units::{DiskGib, MemoryMib, Resources};
 use protocol::{Fault, Keypair, PeerId};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -101,11 +101,24 @@ impl Ours {
         &self.nodes
     }
     pub fn providers(&self) -> impl Iterator<Item = &LiveNode> {
-        self.nodes.iter().filter(|live| live.host.is_some())
+        self.nodes.iter().filter(|live| live.provides())
     }
 }
 
 impl LiveNode {
+    pub fn provides(&self) -> bool {
+        self.host.is_some()
+    }
+    pub(super) fn counted(&self) -> Counted {
+        let metrics = self.node.mesh.metrics();
+        Counted {
+            opened: metrics.connections_opened,
+            bytes_in: metrics.bytes_in,
+            bytes_out: metrics.bytes_out,
+            firsts: metrics.gossip_in,
+            copies: metrics.gossip_copies,
+        }
+    }
     /// How its advert stands, from now on.
     pub fn stands(&self) -> watch::Receiver<Stands> {
         self.stands.clone()
@@ -187,7 +200,7 @@ impl Fleet for Ours {
                 idle_exit: None,
             };
             let (sender, stands) = watch::channel(Stands::default());
-            let host = config.provide.then(host);
+            let host = config.provide.then(|| host(setup.vms));
             let parts = host.clone().map(|host| parts(&config, host)).transpose()?;
             let seen = expected.watch(at, arrivals);
             let observer = if config.provide { both(seen, watch_own(sender)) } else { seen };
@@ -201,17 +214,7 @@ impl Fleet for Ours {
     }
 
     fn counted(&self) -> Counted {
-        let of = |live: &LiveNode| {
-            let metrics = live.node.mesh.metrics();
-            Counted {
-                opened: metrics.connections_opened,
-                bytes_in: metrics.bytes_in,
-                bytes_out: metrics.bytes_out,
-                firsts: metrics.gossip_in,
-                copies: metrics.gossip_copies,
-            }
-        };
-        self.nodes.iter().map(of).fold(Counted::default(), |all, one| all + one)
+        self.nodes.iter().map(LiveNode::counted).fold(Counted::default(), |all, one| all + one)
     }
 
     async fn connections(&self) -> Result<Vec<usize>, Fault> {
@@ -236,9 +239,10 @@ impl Fleet for Ours {
     }
 }
 
-fn host() -> MemoryBackend {
+fn host(vms: Option<u32>) -> MemoryBackend {
     let host = MemoryBackend::default();
-    host.tune(|options| options.host.memory_mib = MemoryMib(LEAST + RESERVE));
+    let lets = vms.map_or(LEAST, |vms| Resources::SMALL.memory_mib.0 * u64::from(vms));
+    host.tune(|options| options.host.memory_mib = MemoryMib(lets + RESERVE));
     host
 }
 
