@@ -16,6 +16,18 @@ impl PeerId {
     pub fn from_public_key(key: [u8; 32]) -> Self {
         PeerId(key)
     }
+    /// The next lower one, round to the highest: as a bound of a range, not as anybody's.
+    pub fn before(&self) -> Self {
+        let mut key = self.0;
+        for byte in key.iter_mut().rev() {
+            let borrow = *byte == 0;
+            *byte = byte.wrapping_sub(1);
+            if !borrow {
+                break;
+            }
+        }
+        PeerId(key)
+    }
     pub fn public_key(&self) -> &[u8; 32] {
         &self.0
     }

@@ -71,6 +71,7 @@ each! {
     partition_of_1_minute: "partition-1",
     partition_of_10_minutes: "partition-10",
     partition_of_an_hour: "partition-60",
+    silent_holders: "silent-holders",
     sybil_adverts: "sybil-adverts",
 }
 

@@ -105,6 +105,8 @@ pub enum Go {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shelf {
     pub items: Vec<PageItem>,
+    /// Where nothing fits, one that does not: that somebody stands here at all can be seen, and need not be believed.
+    pub sample: Option<PageItem>,
     /// Ask again after this one.
     pub next: Option<PeerId>,
     /// Adverts in the shard here, whether or not they fit the question.

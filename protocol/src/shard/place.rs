@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Servers of one subnet that count among a shard's holders: whoever wants them all needs addresses in four networks.
-const HOLDERS_PER_NET: usize = 2;
+pub const HOLDERS_PER_NET: usize = 2;
 
 /// The first 128 bits of a SHA-256, as Kademlia compares them. The rest would only tell positions apart that agree in
 /// all of these, which nobody can make.

@@ -3,112 +3,162 @@
 use super::member::Node;
 use super::{Id, Model, routing};
 use protocol::PeerId;
-use protocol::shard::{Class, HOLDERS, Index, MAX_DEPTH, Shard, Standing, Tier, spread};
+use protocol::shard::{Class, HOLDERS, HOLDERS_PER_NET, Index, MAX_DEPTH, Shard, Standing, Tier, spread};
 use protocol::spec::Query;
 use protocol::units::Timestamp;
 
-/// Holders that a requestor asks first, and before it believes that there is nothing.
-const ASKED: usize = 2;
-const ABSENT: usize = 3;
+/// How the holders of a shard are asked, as `protocol`'s search does it: so many at first, so many at most, so many before
+/// it is believed that there is nothing.
+const ASKED: u8 = 2;
+const ASKED_MOST: u8 = HOLDERS as u8;
+const ABSENT: u8 = 3;
 
-/// The chance that two of the holders, drawn at random, show it when so many of them have it.
-fn chance(having: usize, of: usize) -> f64 {
-    if of == 0 {
-        return 0.0;
-    }
-    let asked = ASKED.min(of);
-    let mut missed = 1.0;
-    for n in 0..asked {
-        missed *= (of - having).saturating_sub(n) as f64 / (of - n) as f64;
-    }
-    1.0 - missed
+/// How a shard stands at one of its holders.
+#[derive(Clone, Copy)]
+enum Stands {
+    Leaf,
+    Split,
+    Absent,
 }
 
-/// What those who hold a shard would show of a provider, and how many of them say what of the shard.
+/// What one of them shows there.
+#[derive(Clone, Copy)]
+enum Shows {
+    Nothing,
+    Others,
+    It,
+}
+
+/// Holders of each sort.
+#[derive(Clone, Copy, Default)]
+struct Sorts([[u8; 3]; 3]);
+
+impl Sorts {
+    fn add(&mut self, stands: Stands, shows: Shows) {
+        self.0[stands as usize][shows as usize] += 1;
+    }
+    /// Without those that call it a leaf and show nothing: their word does not count.
+    fn stand(&self, stands: Stands) -> u8 {
+        let sorts = &self.0[stands as usize];
+        let void = if matches!(stands, Stands::Leaf) { sorts[Shows::Nothing as usize] } else { 0 };
+        sorts.iter().sum::<u8>() - void
+    }
+    fn show(&self, shows: Shows) -> u8 {
+        self.0.iter().map(|stands| stands[shows as usize]).sum()
+    }
+    fn all(&self) -> u8 {
+        self.0.iter().flatten().sum()
+    }
+
+    /// Nobody says anything that counts.
+    fn is_void(&self) -> bool {
+        let counts = |stands: Stands| self.stand(stands) > 0;
+        self.all() > 0 && !(counts(Stands::Leaf) || counts(Stands::Split) || counts(Stands::Absent))
+    }
+
+    fn is_enough(&self) -> bool {
+        let [leaf, split, absent] = [Stands::Leaf, Stands::Split, Stands::Absent].map(|stands| self.stand(stands));
+        if self.all() >= ASKED_MOST || leaf + split + absent < ASKED {
+            return self.all() >= ASKED_MOST;
+        }
+        let shown = self.show(Shows::Others) + self.show(Shows::It);
+        let near = shown == 0 || shown >= ASKED;
+        near && (leaf >= ASKED || split >= ASKED || absent >= ABSENT)
+    }
+
+    /// Whether the search goes on below.
+    fn sends_down(&self) -> bool {
+        let [leaf, split, absent] = [Stands::Leaf, Stands::Split, Stands::Absent].map(|stands| self.stand(stands));
+        split >= ASKED.min(leaf + split + absent).max(1) && split > leaf
+    }
+
+    /// The chances that it is found here, and that it is not and the search goes on below, when these are asked one after
+    /// the other, drawn at random.
+    fn asked(self) -> (f64, f64) {
+        self.after(Sorts::default())
+    }
+    fn after(self, heard: Sorts) -> (f64, f64) {
+        let left = f64::from(self.all() - heard.all());
+        if heard.is_enough() || left == 0.0 {
+            let found = f64::from(u8::from(heard.show(Shows::It) > 0));
+            return (found, (1.0 - found) * f64::from(u8::from(heard.sends_down())));
+        }
+        let (mut found, mut below) = (0.0, 0.0);
+        for (stands, sorts) in self.0.iter().enumerate() {
+            for (shows, count) in sorts.iter().enumerate() {
+                let share = f64::from(count - heard.0[stands][shows]) / left;
+                if share > 0.0 {
+                    let mut then = heard;
+                    then.0[stands][shows] += 1;
+                    let (there, further) = self.after(then);
+                    (found, below) = (found + share * there, below + share * further);
+                }
+            }
+        }
+        (found, below)
+    }
+}
+
+/// What those who hold a shard would show of a provider.
 struct Shelves {
-    having: usize,
-    said: Said,
+    holders: Sorts,
     /// They lie far closer together than servers do: a requestor looks elsewhere, too.
     crowded: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Said {
-    split: usize,
-    leaf: usize,
-    absent: usize,
-}
-
-impl Said {
-    fn all(self) -> usize {
-        self.split + self.leaf + self.absent
-    }
-
-    /// The chance that a requestor goes further down: it asks one after the other, drawn at random, until two have said
-    /// the same, or three that there is nothing, and follows those. `heard` is what it was told so far.
-    fn goes_down(self, heard: Said) -> f64 {
-        if heard.split >= ASKED {
-            return 1.0;
-        }
-        if heard.leaf >= ASKED || heard.absent >= ABSENT {
-            return 0.0;
-        }
-        let left = self.all() - heard.all();
-        if left == 0 {
-            // All there are: one alone is followed.
-            return f64::from(u8::from(heard.split == 1 && heard.leaf + heard.absent == 0));
-        }
-        let part = |of: usize, then: Said| if of == 0 { 0.0 } else { of as f64 / left as f64 * self.goes_down(then) };
-        part(self.split - heard.split, Said { split: heard.split + 1, ..heard })
-            + part(self.leaf - heard.leaf, Said { leaf: heard.leaf + 1, ..heard })
-            + part(self.absent - heard.absent, Said { absent: heard.absent + 1, ..heard })
-    }
 }
 
 impl Model {
     fn shelves(&self, shard: &Shard, provider: PeerId) -> Shelves {
         let (place, holders) = (shard.position(self.network()), self.holders(shard));
         let usual = u128::MAX / (self.routing.len() as u128).max(1);
-        let width = holders.last().map_or(0, |last| self.node(*last).at.distance(place));
-        let room = usual.saturating_mul(holders.len() as u128);
-        let crowded = self.routing.len() >= HOLDERS && width < room / 4;
-        let mut shelves = Shelves { having: 0, said: Said::default(), crowded };
+        let within = |count: usize| {
+            let away = holders.get(count - 1).map(|last| self.node(*last).at.distance(place));
+            away.is_some_and(|away| away < usual.saturating_mul(count as u128) / 4)
+        };
+        let dense = within(holders.len().max(1)) || within(3 * HOLDERS_PER_NET);
+        let crowded = self.routing.len() >= HOLDERS && dense;
+        let mut sorts = Sorts::default();
         for id in holders.into_iter().filter(|id| self.node(*id).is_up()) {
             let Some(core) = self.node(id).core.as_ref() else {
                 // A liar answers too: that it is a leaf, and has nothing.
-                shelves.said.leaf += 1;
+                sorts.add(Stands::Leaf, Shows::Nothing);
                 continue;
             };
-            let (has, standing) = core.shards().shelf(self.clock(id), shard, &Query::default(), provider);
-            shelves.having += usize::from(has);
-            match standing {
-                Standing::Split { .. } => shelves.said.split += 1,
-                Standing::Absent => shelves.said.absent += 1,
-                Standing::Leaf | Standing::Warming => shelves.said.leaf += 1,
-            }
+            let (has, any, standing) = core.shards().shelf(self.clock(id), shard, &Query::default(), provider);
+            let stands = match standing {
+                Standing::Split { .. } => Stands::Split,
+                Standing::Absent => Stands::Absent,
+                Standing::Leaf | Standing::Warming => Stands::Leaf,
+            };
+            let shows = match (has, any) {
+                (true, _) => Shows::It,
+                (false, true) => Shows::Others,
+                (false, false) => Shows::Nothing,
+            };
+            sorts.add(stands, shows);
         }
-        shelves
+        Shelves { holders: sorts, crowded }
     }
 
     /// The chance that a requestor who looks for this provider in this index, and knows nothing yet, finds it now.
     pub fn findable(&self, index: &Index, provider: PeerId) -> f64 {
-        let (mut best, mut reached): (f64, f64) = (0.0, 1.0);
+        let (mut found, mut reached) = (0.0, 1.0);
         for depth in 0..=MAX_DEPTH {
             let mut shard = Shard::of(index.clone(), depth, provider);
             let here = self.shelves(&shard, provider);
-            let mut crowded = here.crowded;
-            best = best.max(reached * chance(here.having, here.said.all()));
+            let (mut crowded, (there, below)) = (here.crowded || here.holders.is_void(), here.holders.asked());
+            let mut missed = 1.0;
             while let Some(alternate) = shard.next_alternate().filter(|_| crowded) {
                 let beside = self.shelves(&alternate, provider);
-                best = best.max(reached * chance(beside.having, beside.said.all()));
-                (shard, crowded) = (alternate, beside.crowded);
+                missed *= 1.0 - beside.holders.asked().0;
+                (shard, crowded) = (alternate, beside.crowded || beside.holders.is_void());
             }
-            reached *= here.said.goes_down(Said::default());
-            if reached <= best {
+            found += reached * (1.0 - (1.0 - there) * missed);
+            reached *= below * missed;
+            if reached < 1e-9 {
                 break;
             }
         }
-        best
+        found
     }
 
     /// Those that a requestor takes for the holders of a shard: of what a lookup ends with, two of each subnet at most.
@@ -150,7 +200,7 @@ impl Model {
         while shard.depth < MAX_DEPTH {
             let cores = self.holders(&shard).into_iter().filter_map(|id| Some((id, self.node(id).core.as_ref()?)));
             let stands =
-                cores.map(|(id, core)| core.shards().shelf(self.clock(id), &shard, &Query::default(), provider).1);
+                cores.map(|(id, core)| core.shards().shelf(self.clock(id), &shard, &Query::default(), provider).2);
             let (split, all) = stands.fold((0, 0), |(split, all), standing| {
                 (split + usize::from(matches!(standing, Standing::Split { .. })), all + 1)
             });
@@ -187,24 +237,43 @@ pub(super) fn class_of(node: &Node) -> Option<Class> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Said, chance};
+    use super::{Shows, Sorts, Stands};
 
-    #[test]
-    fn two_that_say_the_same_are_followed() {
-        let down = |split, leaf, absent| Said { split, leaf, absent }.goes_down(Said::default());
-        assert_eq!((down(8, 0, 0), down(0, 8, 0), down(0, 0, 0), down(1, 0, 0)), (1.0, 0.0, 0.0, 1.0));
-        // As likely as the other: the first two that agree decide.
-        assert!((down(4, 4, 0) - 0.5).abs() < 1e-12);
-        // Two of eight lie: both are drawn first, or one of the two in one of the first two places and the other third.
-        let lied = 2.0 / 56.0 + 2.0 * (2.0 * 6.0 / 56.0) * (1.0 / 6.0);
-        assert!((down(6, 2, 0) - (1.0 - lied)).abs() < 1e-12, "{}", down(6, 2, 0));
+    fn asked(sorts: &[(Stands, Shows, u8)]) -> (f64, f64) {
+        let mut all = Sorts::default();
+        for (stands, shows, count) in sorts {
+            (0..*count).for_each(|_| all.add(*stands, *shows));
+        }
+        all.asked()
+    }
+    fn near(got: (f64, f64), found: f64, below: f64) {
+        assert!((got.0 - found).abs() < 1e-12 && (got.1 - below).abs() < 1e-12, "{got:?}, not {found} and {below}");
     }
 
     #[test]
-    fn the_chance_that_two_of_eight_show_it() {
-        assert_eq!((chance(8, 8), chance(7, 8), chance(0, 8), chance(0, 0)), (1.0, 1.0, 0.0, 0.0));
-        // 1 - C(4,2)/C(8,2) = 1 - 6/28.
-        assert!((chance(4, 8) - (1.0 - 6.0 / 28.0)).abs() < 1e-12);
-        assert_eq!(chance(1, 1), 1.0);
+    fn who_agrees_is_followed() {
+        near(asked(&[]), 0.0, 0.0);
+        near(asked(&[(Stands::Leaf, Shows::It, 8)]), 1.0, 0.0);
+        near(asked(&[(Stands::Leaf, Shows::Others, 8)]), 0.0, 0.0);
+        near(asked(&[(Stands::Split, Shows::Nothing, 8)]), 0.0, 1.0);
+        near(asked(&[(Stands::Split, Shows::Nothing, 1)]), 0.0, 1.0);
+        near(asked(&[(Stands::Absent, Shows::Nothing, 8)]), 0.0, 0.0);
+        // What is left of before the split is found on the way.
+        near(asked(&[(Stands::Split, Shows::It, 8)]), 1.0, 0.0);
+    }
+
+    #[test]
+    fn two_of_eight_that_show_nothing_hide_nothing() {
+        near(asked(&[(Stands::Leaf, Shows::It, 6), (Stands::Leaf, Shows::Nothing, 2)]), 1.0, 0.0);
+        near(asked(&[(Stands::Split, Shows::Nothing, 6), (Stands::Leaf, Shows::Nothing, 2)]), 0.0, 1.0);
+        // Nor do six.
+        near(asked(&[(Stands::Split, Shows::Nothing, 2), (Stands::Leaf, Shows::Nothing, 6)]), 0.0, 1.0);
+        near(asked(&[(Stands::Leaf, Shows::It, 1), (Stands::Leaf, Shows::Nothing, 7)]), 1.0, 0.0);
+    }
+
+    #[test]
+    fn half_of_them_have_it() {
+        // Two that show something are enough; neither of them has it: C(4,2)/C(8,2) = 6/28.
+        near(asked(&[(Stands::Leaf, Shows::It, 4), (Stands::Leaf, Shows::Others, 4)]), 1.0 - 6.0 / 28.0, 0.0);
     }
 }

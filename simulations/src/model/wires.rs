@@ -13,8 +13,8 @@ use std::sync::Arc;
 const LOOKUP_TIMEOUT: u64 = 10_000;
 /// Neighbours and visitors; whoever's time is over first makes room.
 const CONNECTIONS: usize = 40;
-/// Who holds our adverts or our shards stays connected: it is turned to again within this. Whoever was only asked the
-/// way is closed soon.
+/// Who holds our adverts or our shards stays connected: it is turned to again within this. Whoever was only asked
+/// something is closed soon.
 const KEPT: u64 = 150_000;
 const VISIT: u64 = 10_000;
 /// The hash of a run is of everything that is sent, in its order.
@@ -23,7 +23,8 @@ const HASHED_BYTES: usize = 64;
 impl Model {
     /// Bytes and round trips of a connection, unless there is one. Answers with what it adds to the way.
     pub(super) fn connect(&mut self, a: Id, b: Id, kind: Kind) -> u64 {
-        let (now, until) = (self.now, self.now + if kind == Kind::Lookup { VISIT } else { KEPT });
+        let visits = matches!(kind, Kind::Lookup | Kind::Ask);
+        let (now, until) = (self.now, self.now + if visits { VISIT } else { KEPT });
         let there = self.nodes[a as usize].connections.iter().any(|(other, end)| *other == b && *end > now)
             && self.nodes[b as usize].connections.iter().any(|(other, end)| *other == a && *end > now);
         let bytes = if there { 0 } else { self.wire.handshake };
@@ -102,9 +103,13 @@ impl Model {
                     PutAnswer { kept: true, go: Go::Stay, adverts: 40, total: Some(1_000_000), closer: Vec::new() };
                 ShardResponse::Put(put)
             }
-            ShardRequest::Ask { .. } => {
-                ShardResponse::Shelf(Shelf { items: Vec::new(), next: None, adverts: 0, standing: Standing::Leaf })
-            }
+            ShardRequest::Ask { .. } => ShardResponse::Shelf(Shelf {
+                items: Vec::new(),
+                sample: None,
+                next: None,
+                adverts: 0,
+                standing: Standing::Leaf,
+            }),
             ShardRequest::Count(_) => {
                 ShardResponse::Counted { merged: false, total: Some(1_000_000), closer: Vec::new() }
             }

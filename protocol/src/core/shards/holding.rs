@@ -55,6 +55,9 @@ impl Holding {
     pub fn adverts(&self) -> usize {
         self.held.values().map(|held| held.board.len()).sum()
     }
+    pub fn get(&self, shard: &Shard) -> Option<&Held> {
+        self.held.get(shard)
+    }
     pub fn shards(&self) -> impl Iterator<Item = (&Shard, &Held)> {
         self.held.iter()
     }
@@ -242,10 +245,13 @@ impl Holding {
 
     pub fn ask(&self, now: Timestamp, shard: &Shard, query: &Query, after: PeerId, until: PeerId, limit: u16) -> Shelf {
         let Some(held) = self.held.get(shard) else {
-            return Shelf { items: Vec::new(), next: None, adverts: 0, standing: Standing::Absent };
+            return Shelf { items: Vec::new(), sample: None, next: None, adverts: 0, standing: Standing::Absent };
         };
         let page = held.board.shelf(now, query, after, until, usize::from(limit).min(PAGE));
-        Shelf { items: page.items, next: page.next, adverts: held.board.len() as u32, standing: held.standing(now) }
+        let any = || held.board.page(now, None, 1).items.pop();
+        let sample = if page.items.is_empty() { any() } else { None };
+        let (adverts, standing) = (held.board.len() as u32, held.standing(now));
+        Shelf { items: page.items, sample, next: page.next, adverts, standing }
     }
 
     pub fn snapshot(&self, now: Timestamp, shard: &Shard, after: Option<PeerId>) -> Page {

@@ -128,12 +128,12 @@ impl Shards {
     pub fn shelves(&self) -> impl Iterator<Item = (&Shard, &Board)> {
         self.holding.shards().map(|(shard, held)| (shard, &held.board))
     }
-    /// Whether a provider stands in a shard here, and how the shard stands.
-    pub fn shelf(&self, now: Timestamp, shard: &Shard, query: &Query, provider: PeerId) -> (bool, Standing) {
-        let held = self.holding.shards().find(|(held, _)| *held == shard).map(|(_, held)| held);
-        let stands = held.and_then(|held| held.board.get(now, provider));
+    /// Whether a provider stands in a shard here, whether anybody does, and how the shard stands.
+    pub fn shelf(&self, now: Timestamp, shard: &Shard, query: &Query, provider: PeerId) -> (bool, bool, Standing) {
+        let Some(held) = self.holding.get(shard) else { return (false, false, Standing::Absent) };
+        let stands = held.board.get(now, provider);
         let fits = stands.is_some_and(|entry| entry.advert.terms.answers(query));
-        (fits, held.map_or(Standing::Absent, |held| held.standing(now)))
+        (fits, held.board.alive(now).next().is_some(), held.standing(now))
     }
     /// Peers to which a connection is worth keeping: they hold our advert, or our shards.
     pub fn partners(&self) -> Vec<PeerId> {
@@ -320,6 +320,7 @@ impl Shards {
             self.stats.acknowledged += outcome.acknowledged;
             self.stats.redirected += outcome.redirected;
             self.stats.put_failed += outcome.failed;
+            self.stats.put_missing += outcome.missing;
             if let Some(total) = outcome.total {
                 self.heard_total(ctx.now, from, total);
             }
@@ -457,7 +458,8 @@ impl Shards {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let parts = [
             self.holding.flush_at(),
-            self.poster.next_deadline(),
+            // Without a routing it can do nothing when its time comes.
+            self.poster.next_deadline().filter(|_| self.routed),
             self.searches.next_deadline(),
             self.sweep_at,
             self.count_at,

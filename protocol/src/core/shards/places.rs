@@ -1,7 +1,7 @@
 //! Who holds which shard, as the routing said it. Asked once in an hour; in between, answers correct it.
 use crate::core::{Ctx, Effect};
 use crate::identity::PeerId;
-use crate::shard::{HOLDERS, Position, Server, Shard, spread};
+use crate::shard::{HOLDERS, HOLDERS_PER_NET, Position, Server, Shard, spread};
 use crate::units::{Millis, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +18,19 @@ pub const MAX_PLACES: usize = 256;
 pub const MAX_LOOKUPS: usize = 16;
 /// Places that must be known before one of them is called crowded.
 const COMPARED: usize = 2;
-/// A place is crowded when so many times fewer servers would be usual within the distance of its holders.
+/// A place is crowded when so many times fewer servers would be usual within the distance of its holders, or of the first
+/// of them: ids out of three networks take no more than six places, and honest ones lie beyond.
 const CROWDED: u128 = 4;
+const FIRST: usize = 3 * HOLDERS_PER_NET;
 
 struct Place {
     at: Position,
     servers: Vec<Arc<Server>>,
     until: Timestamp,
-    /// How far away the last of so many holders lay when they were looked up.
+    /// How far away the last of so many holders lay when they were looked up, and the last of the first.
     width: u128,
     count: u128,
+    first: u128,
     /// There were as many servers as there are holders: a mesh that has fewer has no crowds.
     full: bool,
     crowded: bool,
@@ -37,7 +40,9 @@ impl Place {
     fn measure(&mut self) {
         self.full |= self.servers.len() >= HOLDERS;
         self.count = self.servers.len() as u128;
-        self.width = self.servers.last().map_or(0, |last| last.at.distance(self.at));
+        let away = |server: &Arc<Server>| server.at.distance(self.at);
+        self.width = self.servers.last().map_or(0, away);
+        self.first = self.servers.get(FIRST - 1).map_or(u128::MAX, away);
     }
     /// The mean distance from one server to the next.
     fn spacing(&self) -> Option<u128> {
@@ -93,22 +98,24 @@ impl Places {
         let (at, full) = (shard.position(ctx.network), servers.len() >= HOLDERS);
         let servers = spread(servers, at, HOLDERS);
         let until = ctx.now + if servers.is_empty() { NOBODY_FOR } else { GOOD_FOR };
-        let mut place = Place { at, servers, until, width: 0, count: 0, full, crowded: false };
+        let mut place = Place { at, servers, until, width: 0, count: 0, first: 0, full, crowded: false };
         place.measure();
         self.known.insert(shard, place);
         self.look_for_crowds();
     }
 
     /// Ids can be ground until they lie at a shard's place, closer than all others. Servers then stand more densely there
-    /// than anywhere else. Honest ones are strewn by chance: that eight lie where two would be usual happens to one place
-    /// in a thousand (Poisson), and costs no more than a second place.
+    /// than anywhere else. Honest ones are strewn by chance: that eight lie where two would be usual, or six where one and
+    /// a half would be, happens to one place in two hundred (Poisson), and costs no more than a second place.
     fn look_for_crowds(&mut self) {
         let mut spacings: Vec<u128> = self.known.values().filter_map(Place::spacing).collect();
         spacings.sort_unstable();
         let usual = spacings.get(spacings.len() / 2).copied().filter(|_| spacings.len() >= COMPARED);
         for place in self.known.values_mut() {
-            let crowded = |usual: u128| place.full && place.width < usual.saturating_mul(place.count) / CROWDED;
-            place.crowded = usual.is_some_and(crowded);
+            let within = |usual: u128, count: u128| usual.saturating_mul(count) / CROWDED;
+            let crowded =
+                |usual| place.width < within(usual, place.count) || place.first < within(usual, FIRST as u128);
+            place.crowded = place.full && usual.is_some_and(crowded);
         }
     }
     /// Whether strangers may have taken this place: what belongs here is put and looked for at its alternate, too.

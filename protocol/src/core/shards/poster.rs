@@ -3,9 +3,10 @@
 //! ```text
 //!                   holders known          both have it
 //!  (new advert) ──▶ putting ─────────────────────────────▶ stands
-//!                    │  ▲ │ two say down, or up: another depth, anew
-//!                    │  └─┘ no answer, or not a holder: the next one
-//!                    └─ tried enough ─▶ (again in half a minute)
+//!                    │  ▲ │ two say down, or up: another depth, anew        │ now and then
+//!                    │  └─┘ no answer, or not a holder: the next one        ▼
+//!                    └─ tried enough ─▶ (again in half a minute)     do both show it, and a third?
+//!                                                                    who does not is replaced
 //! ```
 //! The same two are kept while they answer: a connection costs more than all the adverts that go over it.
 use super::places::{Found, Places};
@@ -15,9 +16,12 @@ use crate::core::{Ctx, RpcFailure};
 use crate::envelope::Sealed;
 use crate::identity::PeerId;
 use crate::message::{Request, Response};
+use crate::names::IsolationWanted;
 use crate::shard::{
-    Go, Index, MAX_DEPTH, PutAnswer, Server, Shard, ShardRequest, ShardResponse, indexes_of, likely_depth,
+    Go, HOLDERS, Index, MAX_DEPTH, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Standing, indexes_of,
+    likely_depth,
 };
+use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
 use std::collections::BTreeMap;
@@ -27,6 +31,16 @@ use std::sync::Arc;
 pub const PUT_TO: usize = 2;
 /// Answers that send an advert elsewhere before it is believed.
 const AGREE: usize = 2;
+/// Those who took the advert, and one more holder, are asked for it so long after; then each time after four times as long.
+/// The longest time is short beside a provider's days, and a connection in it costs ten bytes a second.
+const CHECK_AFTER: Millis = Millis::secs(20);
+const CHECK_EVERY: Millis = Millis::secs(900);
+/// Holders remembered that took it and did not show it.
+const MAX_AVOIDED: usize = HOLDERS;
+/// With so many of them the place is as good as crowded: an alternate is used, too.
+const HIDDEN: usize = 6;
+/// What a holder says counts for so long: some checks, and some postings of a provider whose offer changes all the time.
+const VOTE_FOR: Millis = Millis::secs(90);
 /// Holders turned to for one posting at one depth.
 const MAX_TRIES: u32 = 8;
 /// Redirects followed for one posting: down the whole tree by ones, in the worst case.
@@ -35,6 +49,14 @@ const MAX_MOVES: u32 = MAX_DEPTH as u32 + 4;
 const AGAIN: Millis = Millis::secs(30);
 /// Earlier places, where the advert may stand until it expires and has to be taken back: one a refresh, twice.
 const MAX_FORMER: usize = 4;
+
+/// Where a holder sends the advert.
+#[derive(Clone, Copy)]
+struct Vote {
+    by: PeerId,
+    go: Go,
+    at: Timestamp,
+}
 
 struct Spot {
     index: Index,
@@ -46,10 +68,15 @@ struct Spot {
     acked: usize,
     tries: u32,
     moves: u32,
-    votes: Vec<(PeerId, Go)>,
+    votes: Vec<Vote>,
     /// Everything above this has split, and below the other there is nobody yet.
     between: (u8, u8),
     wake: Option<Timestamp>,
+    /// When holders are asked whether they show it, and how long it is from then until the next time.
+    check: Option<Timestamp>,
+    pause: Millis,
+    /// Who took it and did not show it.
+    avoided: Vec<PeerId>,
     former: Vec<(Shard, Vec<Arc<Server>>, Timestamp)>,
 }
 
@@ -63,6 +90,13 @@ pub struct Poster {
 struct Asked {
     shard: Shard,
     to: PeerId,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Put,
+    Check,
 }
 
 /// What became of a step, for the rest of the node.
@@ -72,6 +106,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     pub redirected: u64,
     pub failed: u64,
+    /// Holders that did not show what others had taken.
+    pub missing: u64,
     /// What whoever took it says of the mesh's size.
     pub total: Option<Option<u32>>,
     /// To be taken by this node itself, which is among the holders.
@@ -97,7 +133,7 @@ impl Poster {
         for spot in &mut self.spots {
             (spot.acked, spot.tries, spot.moves, spot.wake) = (0, 0, 0, None);
             spot.between = (0, MAX_DEPTH);
-            spot.votes.clear();
+            spot.votes.retain(|vote| ctx.now - vote.at < VOTE_FOR);
             spot.former.retain(|(_, _, until)| *until > ctx.now);
         }
         let mut outcome = Outcome::default();
@@ -144,6 +180,7 @@ impl Poster {
         if self.posting.is_none() {
             return;
         }
+        (0..self.spots.len()).for_each(|n| self.check(ctx, places, n));
         loop {
             for n in 0..self.spots.len() {
                 // A redirect is followed at once, as far as the holders there are known.
@@ -162,7 +199,9 @@ impl Poster {
         let mut wanted = Vec::new();
         for spot in self.spots.iter().filter(|spot| spot.alternate == 0) {
             let mut shard = spot.shard(me);
-            while let Some(next) = shard.next_alternate().filter(|_| places.is_crowded(&shard)) {
+            let mut hidden = spot.avoided.len() >= HIDDEN;
+            while let Some(next) = shard.next_alternate().filter(|_| hidden || places.is_crowded(&shard)) {
+                hidden = false;
                 wanted.push(next.clone());
                 shard = next;
             }
@@ -195,7 +234,9 @@ impl Poster {
         let spot = &mut self.spots[n];
         let is_new = |server: &Arc<Server>| {
             let peer = server.peer;
-            spot.entries.iter().all(|entry| entry.peer != peer) && spot.votes.iter().all(|(voter, _)| *voter != peer)
+            let mut seen = spot.avoided.iter().copied();
+            let mut told = spot.entries.iter().map(|entry| entry.peer).chain(spot.votes.iter().map(|vote| vote.by));
+            !seen.any(|other| other == peer) && !told.any(|other| other == peer)
         };
         let mut fresh: Vec<Arc<Server>> = holders.into_iter().filter(is_new).collect();
         let mut chosen = Vec::new();
@@ -221,7 +262,10 @@ impl Poster {
         let spot = &self.spots[n];
         let shard = spot.shard(ctx.me());
         for server in to {
-            let also = spot.entries.iter().map(|entry| entry.peer).find(|peer| *peer != server.peer);
+            // Who should have heard of it from those two tells everybody else.
+            let is_entry = spot.entries.iter().any(|entry| entry.peer == server.peer);
+            let other = || spot.entries.iter().map(|entry| entry.peer).find(|peer| *peer != server.peer);
+            let also = is_entry.then(other).flatten();
             let posting = Posting::Advert(advert.signed().clone());
             outcome.put += 1;
             if server.peer == ctx.me() {
@@ -229,7 +273,34 @@ impl Poster {
                 continue;
             }
             let rpc = ctx.send(server.peer, Request::Shard(ShardRequest::Put { shard: shard.clone(), posting, also }));
-            self.asked.insert(rpc, Asked { shard: shard.clone(), to: server.peer });
+            self.asked.insert(rpc, Asked { shard: shard.clone(), to: server.peer, what: What::Put });
+        }
+    }
+
+    /// Asks those who took the advert, and one who should have heard of it from them, whether they show it.
+    fn check(&mut self, ctx: &mut Ctx, places: &mut Places, n: usize) {
+        let spot = &mut self.spots[n];
+        if spot.check.is_none_or(|at| at > ctx.now) {
+            return;
+        }
+        let (shard, me) = (spot.shard(ctx.me()), ctx.me());
+        let Found::Holders(holders) = places.holders(ctx, &shard) else {
+            spot.check = Some(ctx.now + ctx.jitter(CHECK_AFTER));
+            return;
+        };
+        spot.check = Some(ctx.now + ctx.jitter(spot.pause));
+        spot.pause = CHECK_EVERY.min(Millis(spot.pause.0 * 4));
+        let mut asked: Vec<PeerId> = spot.entries.iter().map(|entry| entry.peer).collect();
+        let is_other = |peer: &PeerId| !asked.contains(peer) && !spot.avoided.contains(peer);
+        let others: Vec<PeerId> = holders.iter().map(|server| server.peer).filter(is_other).collect();
+        if !others.is_empty() {
+            asked.push(others[ctx.rng.next_u32() as usize % others.len()]);
+        }
+        for to in asked.into_iter().filter(|to| *to != me) {
+            let query = Query { isolation: IsolationWanted::Any, ..Query::default() };
+            let ask = ShardRequest::Ask { shard: shard.clone(), query, after: me.before(), until: me, limit: 1 };
+            let rpc = ctx.send(to, Request::Shard(ask));
+            self.asked.insert(rpc, Asked { shard: shard.clone(), to, what: What::Check });
         }
     }
 
@@ -246,8 +317,11 @@ impl Poster {
         result: &Result<Response, RpcFailure>,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        let Some(Asked { shard, to }) = self.asked.remove(&rpc) else { return outcome };
-        self.said(ctx, places, &shard, to, result, &mut outcome);
+        let Some(Asked { shard, to, what }) = self.asked.remove(&rpc) else { return outcome };
+        match what {
+            What::Put => self.said(ctx, places, &shard, to, result, &mut outcome),
+            What::Check => self.checked(ctx, places, &shard, to, result, &mut outcome),
+        }
         self.advance(ctx, places, &mut outcome);
         outcome
     }
@@ -291,6 +365,46 @@ impl Poster {
         }
     }
 
+    fn checked(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        shard: &Shard,
+        from: PeerId,
+        result: &Result<Response, RpcFailure>,
+        outcome: &mut Outcome,
+    ) {
+        let me = ctx.me();
+        let Some(n) = self.spots.iter().position(|spot| spot.shard(me) == *shard) else { return };
+        let spot = &mut self.spots[n];
+        let is_entry = spot.entries.iter().any(|entry| entry.peer == from);
+        let Ok(Response::Shard(ShardResponse::Shelf(shelf))) = result else {
+            return places.remove(ctx.now, shard, from);
+        };
+        let shows = shelf.items.iter().any(|item| item.advert.signer == me);
+        let moves = matches!(shelf.standing, Standing::Split { .. }) && spot.depth < MAX_DEPTH && spot.alternate == 0;
+        if shows && !moves {
+            return;
+        }
+        spot.check = Some(ctx.now + ctx.jitter(CHECK_AFTER));
+        spot.pause = CHECK_AFTER;
+        if !shows {
+            outcome.missing += 1;
+        }
+        if is_entry && !shows {
+            spot.entries.retain(|entry| entry.peer != from);
+            spot.acked = spot.acked.saturating_sub(1);
+            if spot.avoided.len() >= MAX_AVOIDED {
+                spot.avoided.remove(0);
+            }
+            spot.avoided.push(from);
+            spot.wake = None;
+            return;
+        }
+        // It gets it from us, and says where it should go.
+        self.put_to(ctx, n, &[Server::new(from, Vec::new())], outcome);
+    }
+
     fn taken(
         &mut self,
         ctx: &mut Ctx,
@@ -315,15 +429,17 @@ impl Poster {
             Go::Up => spot.depth > 0 && spot.moves < MAX_MOVES,
         };
         if !possible {
-            if answer.kept {
+            if answer.kept && spot.entries.iter().any(|entry| entry.peer == from) {
                 spot.acked += 1;
                 outcome.acknowledged += 1;
+                spot.check.get_or_insert_with(|| ctx.now + ctx.jitter(CHECK_AFTER));
             }
             return;
         }
         let down = |go: &Go| matches!(go, Go::Down { .. });
-        spot.votes.push((from, go));
-        if spot.votes.iter().filter(|(_, other)| down(other) == down(&go)).count() >= AGREE {
+        spot.votes.retain(|vote| vote.by != from && ctx.now - vote.at < VOTE_FOR);
+        spot.votes.push(Vote { by: from, go, at: ctx.now });
+        if spot.votes.iter().filter(|vote| down(&vote.go) == down(&go)).count() >= AGREE {
             return self.move_on(ctx, n, outcome);
         }
         // One says so: another is asked in its place. It keeps what it got all the same.
@@ -336,7 +452,7 @@ impl Poster {
         let spot = &mut self.spots[n];
         let (left, mut there) = (spot.shard(me), std::mem::take(&mut spot.entries));
         // Their word is enough to know them by.
-        there.extend(spot.votes.iter().map(|(peer, _)| Server::new(*peer, Vec::new())));
+        there.extend(spot.votes.iter().map(|vote| Server::new(vote.by, Vec::new())));
         there.dedup_by_key(|server| server.peer);
         spot.former.retain(|(shard, _, until)| *until > ctx.now && *shard != left);
         if spot.former.len() >= MAX_FORMER {
@@ -345,7 +461,7 @@ impl Poster {
         spot.former.push((left, there, ctx.now + ADVERT_TTL));
         // The lower estimate: liars inflate.
         let below =
-            spot.votes.iter().filter_map(|(_, go)| if let Go::Down { below } = go { Some(*below) } else { None });
+            spot.votes.iter().filter_map(|vote| if let Go::Down { below } = vote.go { Some(below) } else { None });
         let (least, most) = &mut spot.between;
         spot.depth = match below.min() {
             Some(below) => {
@@ -361,6 +477,8 @@ impl Poster {
         };
         spot.votes.clear();
         (spot.acked, spot.tries, spot.wake) = (0, 0, None);
+        (spot.check, spot.pause) = (None, CHECK_AFTER);
+        spot.avoided.clear();
         spot.moves += 1;
         outcome.redirected += 1;
     }
@@ -377,11 +495,14 @@ impl Poster {
         self.spots.iter().map(|spot| (&spot.index, spot.depth))
     }
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.spots.iter().filter(|spot| spot.entries.len() < PUT_TO).filter_map(|spot| spot.wake).min()
+        let wake = |spot: &Spot| spot.wake.filter(|_| spot.entries.len() < PUT_TO);
+        self.spots.iter().flat_map(|spot| [wake(spot), spot.check]).flatten().min()
     }
     pub fn clock_set_back(&mut self, by: Millis) {
         for spot in &mut self.spots {
             spot.wake = spot.wake.map(|at| at.set_back(by));
+            spot.check = spot.check.map(|at| at.set_back(by));
+            spot.votes.iter_mut().for_each(|vote| vote.at = vote.at.set_back(by));
             spot.former.iter_mut().for_each(|(_, _, until)| *until = until.set_back(by));
         }
     }
@@ -406,6 +527,9 @@ impl Spot {
             votes: Vec::new(),
             between: (0, MAX_DEPTH),
             wake: None,
+            check: None,
+            pause: CHECK_AFTER,
+            avoided: Vec::new(),
             former: Vec::new(),
         }
     }

@@ -7,11 +7,13 @@
 //! ```
 use super::places::{Found, Places};
 use super::stats::ShardStats;
-use crate::board::PageItem;
+use crate::board::{BoardRefusal, PageItem};
 use crate::core::{Ctx, RpcFailure};
 use crate::identity::PeerId;
 use crate::message::{Request, Response};
-use crate::shard::{Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_for, likely_depth};
+use crate::shard::{
+    HOLDERS, Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_for, likely_depth,
+};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
@@ -21,8 +23,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub const MAX_SEARCHES: usize = 32;
 /// Holders of one shard that are asked at first …
 const ASK: usize = 2;
-/// … and at most, while they differ.
-const ASK_MOST: usize = 6;
+/// … and at most, while they differ, or show nothing.
+const ASK_MOST: usize = HOLDERS;
 /// Holders that must not know of a shard before it is not there: those that have just come may not know yet.
 const ABSENT: usize = 3;
 /// Shards looked at in each round, until there are enough adverts.
@@ -76,6 +78,8 @@ struct Answer {
     standing: Standing,
     adverts: u32,
     found: usize,
+    /// Something, whether it fits or not.
+    shows: bool,
 }
 
 struct Search {
@@ -181,7 +185,8 @@ impl Searches {
         rpc != LOCAL && self.running.values().any(|s| s.visits.iter().any(|visit| visit.asked.contains_key(&rpc)))
     }
 
-    /// An answer; the adverts in it, with who gave them, are for the caller to take.
+    /// An answer; the adverts in it, with who gave them, are for the caller to take. Nothing in it counts that does not
+    /// belong there: what is forged neither ends a search nor makes a shard seem full.
     pub fn answered(
         &mut self,
         ctx: &mut Ctx,
@@ -196,27 +201,32 @@ impl Searches {
         let from = visit.asked.remove(&rpc)?;
         match result {
             Ok(Response::Shard(ShardResponse::Shelf(shelf))) => {
-                let found = visit.heard(shelf);
-                search.found.extend(found);
-                Some((from, shelf.items.clone()))
-            }
-            other => {
-                if let Ok(Response::Shard(ShardResponse::NotHolder { closer })) = other {
-                    places.corrected(&visit.shard, closer.clone());
+                match genuine(ctx, &visit.shard, &search.query, shelf) {
+                    Ok(()) => {
+                        search.found.extend(visit.take_in(shelf));
+                        return Some((from, shelf.items.clone()));
+                    }
+                    Err(refusal) => {
+                        stats.refuse(&refusal);
+                        ctx.offence(from, "an advert of a shard", &refusal.into());
+                    }
                 }
-                stats.ask_failed += 1;
-                places.remove(ctx.now, &visit.shard, from);
-                None
             }
+            Ok(Response::Shard(ShardResponse::NotHolder { closer })) => {
+                places.corrected(&visit.shard, closer.clone());
+            }
+            _ => {}
         }
+        stats.ask_failed += 1;
+        places.remove(ctx.now, &visit.shard, from);
+        None
     }
     /// What this node itself holds of it.
     pub fn answered_here(&mut self, id: u64, shard: &Shard, shelf: &Shelf) {
         let Some(search) = self.running.get_mut(&id) else { return };
         let Some(visit) = search.visits.iter_mut().find(|visit| visit.shard == *shard && !visit.done) else { return };
         visit.asked.remove(&LOCAL);
-        let found = visit.heard(shelf);
-        search.found.extend(found);
+        search.found.extend(visit.take_in(shelf));
     }
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
@@ -235,6 +245,18 @@ impl Searches {
         self.last_done = self.last_done.map(|at| at.set_back(by));
         self.looked = self.looked.set_back(by);
     }
+}
+
+/// Each advert is its provider's, stands in this shard, and is what was asked for; the sample at least the first two.
+fn genuine(ctx: &Ctx, shard: &Shard, query: &Query, shelf: &Shelf) -> Result<(), BoardRefusal> {
+    let asked = shelf.items.iter().take(crate::board::PAGE).map(|item| (item, true));
+    for (item, fits) in asked.chain(shelf.sample.iter().map(|item| (item, false))) {
+        let advert = ctx.opener.advert(&item.advert, ctx.network)?;
+        if !shard.takes(&advert) || (fits && !advert.terms.answers(query)) {
+            return Err(BoardRefusal::Misplaced);
+        }
+    }
+    Ok(())
 }
 
 /// A question that this node answers itself, being one of the holders.
@@ -296,7 +318,7 @@ impl Search {
                 return false;
             }
             self.visits.clear();
-            if enough || !self.next_round(ctx, depths) {
+            if enough || !self.next_round(ctx, places, depths) {
                 self.report.whole = !enough && self.tier >= self.tiers.len();
                 return true;
             }
@@ -311,7 +333,7 @@ impl Search {
     }
 
     /// False when there is nothing left to look at.
-    fn next_round(&mut self, ctx: &mut Ctx, depths: &BTreeMap<Index, (u8, Timestamp)>) -> bool {
+    fn next_round(&mut self, ctx: &mut Ctx, places: &mut Places, depths: &BTreeMap<Index, (u8, Timestamp)>) -> bool {
         while let Some(indexes) = self.tiers.get(self.tier) {
             let mut targets = Vec::new();
             if let Some(width) = WIDTHS.get(self.round) {
@@ -332,6 +354,12 @@ impl Search {
             if targets.is_empty() {
                 (self.tier, self.round) = (self.tier + 1, 0);
                 continue;
+            }
+            if self.round == 0 {
+                // Where the next classes are is asked meanwhile: it takes as long as what is asked of these.
+                for index in self.tiers.get(self.tier + 1).into_iter().flatten() {
+                    let _ = places.holders(ctx, &Shard::root(index.clone()));
+                }
             }
             self.round += 1;
             self.visits = targets.into_iter().map(Visit::new).collect();
@@ -383,10 +411,12 @@ impl Visit {
         }
     }
 
-    fn heard(&mut self, shelf: &Shelf) -> Vec<PeerId> {
-        let found: Vec<PeerId> = shelf.items.iter().map(|item| item.advert.signer).collect();
+    fn take_in(&mut self, shelf: &Shelf) -> Vec<PeerId> {
+        let items = shelf.items.iter().take(crate::board::PAGE);
+        let found: Vec<PeerId> = items.map(|item| item.advert.signer).collect();
         let (standing, adverts) = (shelf.standing, shelf.adverts);
-        self.answers.push(Answer { standing, adverts, found: found.len() });
+        let shows = !found.is_empty() || shelf.sample.is_some();
+        self.answers.push(Answer { standing, adverts, found: found.len(), shows });
         found
     }
 
@@ -408,7 +438,7 @@ impl Visit {
                     Found::Nobody => Vec::new(),
                 };
                 if self.turned_to.is_empty() && places.is_crowded(&self.shard) {
-                    self.alternates.extend(self.shard.next_alternate());
+                    self.look_beside();
                 }
                 let mut fresh: Vec<PeerId> =
                     holders.iter().map(|server| server.peer).filter(|peer| !self.turned_to.contains(peer)).collect();
@@ -431,14 +461,21 @@ impl Visit {
                     return;
                 }
             }
-            self.conclude(ctx);
+            let crowded = places.is_crowded(&self.shard);
+            self.conclude(ctx, crowded);
         }
+    }
+
+    /// What counts of the answers. Who has nothing of a shard says so, and who calls it a leaf shows at least one advert of
+    /// it: who does neither keeps everything to himself.
+    fn heard(&self) -> impl Iterator<Item = &Answer> {
+        let leaf = |answer: &Answer| matches!(answer.standing, Standing::Leaf | Standing::Warming);
+        self.answers.iter().filter(move |answer| answer.shows || !leaf(answer))
     }
 
     /// How many more holders should be asked: those that were asked differ, or are new themselves, or said nothing.
     fn wanted(&self, stats: &mut ShardStats) -> usize {
-        let warm = self.answers.iter().filter(|answer| answer.standing != Standing::Warming);
-        let heard: Vec<&Answer> = warm.collect();
+        let heard: Vec<&Answer> = self.heard().filter(|answer| answer.standing != Standing::Warming).collect();
         if heard.len() < ASK {
             return ASK - heard.len();
         }
@@ -457,22 +494,31 @@ impl Visit {
         1
     }
 
+    fn look_beside(&mut self) {
+        self.alternates.extend(self.shard.next_alternate());
+    }
+
     /// By the majority of those that answered.
-    fn conclude(&mut self, ctx: &mut Ctx) {
-        let count = |is: fn(&Standing) -> bool| self.answers.iter().filter(|answer| is(&answer.standing)).count();
+    fn conclude(&mut self, ctx: &mut Ctx, crowded: bool) {
+        if self.heard().next().is_none() && !self.answers.is_empty() && !crowded {
+            // Nobody here says anything that counts.
+            self.look_beside();
+        }
+        let count = |is: fn(&Standing) -> bool| self.heard().filter(|answer| is(&answer.standing)).count();
         let leaf = count(|standing| matches!(standing, Standing::Leaf | Standing::Warming));
         let split = count(|standing| matches!(standing, Standing::Split { .. }));
         let absent = count(|standing| matches!(standing, Standing::Absent));
+        // 1 is said by who was not told; of the others the lower estimate: liars inflate.
+        let below = self.heard().filter_map(|answer| match answer.standing {
+            Standing::Split { below } if below > 1 => Some(below),
+            _ => None,
+        });
+        let below = below.min().unwrap_or(1);
         let (least, most) = &mut self.between;
         let depth = self.shard.depth;
-        let next = if split >= ASK.min(self.answers.len()).max(1) && split > leaf {
+        let next = if split >= ASK.min(leaf + split + absent).max(1) && split > leaf {
             *least = depth + 1;
-            // 1 is said by who was not told; of the others the lower estimate: liars inflate.
-            let below = self.answers.iter().filter_map(|answer| match answer.standing {
-                Standing::Split { below } if below > 1 => Some(below),
-                _ => None,
-            });
-            let likely = likely_depth(depth, below.min().unwrap_or(1).into(), ctx.leaf);
+            let likely = likely_depth(depth, below.into(), ctx.leaf);
             let stride = 1 << self.downs.saturating_sub(1).min(3);
             self.downs += 1;
             Some(likely.max(depth + stride).clamp(*least, (*most).max(*least)))

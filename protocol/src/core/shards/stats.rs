@@ -24,6 +24,8 @@ pub struct ShardStats {
     pub acknowledged: u64,
     pub redirected: u64,
     pub put_failed: u64,
+    /// Holders that did not show what others of them had taken.
+    pub put_missing: u64,
     /// As a requestor.
     pub searches: u64,
     pub asked: u64,

@@ -1,7 +1,8 @@
 //! The sharded board, as one node has it.
 use super::*;
+use crate::board::{PageItem, Posting};
 use crate::shard::{Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shelf, Standing};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 fn server(n: u8) -> Arc<Server> {
@@ -59,10 +60,11 @@ fn a_search_looks_at_every_leaf_of_the_last_class_too() {
                 (true, 2) => (100, Standing::Leaf),
                 _ => (0, Standing::Absent),
             };
-            if standing == Standing::Leaf {
+            // None of them shows anything, so it looks at their alternates as well.
+            if standing == Standing::Leaf && shard.alternate == 0 {
                 leaves.insert(shard);
             }
-            let shelf = ShardResponse::Shelf(Shelf { items: vec![], next: None, adverts, standing });
+            let shelf = ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts, standing });
             let body = Frame::encode(node.now, Response::Shard(shelf));
             next.extend(node.input(Input::Response { rpc, result: Ok(body) }));
         }
@@ -70,4 +72,92 @@ fn a_search_looks_at_every_leaf_of_the_last_class_too() {
     }
     assert!(!node.core.is_searching());
     assert_eq!(leaves.len(), 4, "{leaves:?}");
+}
+
+/// Answers whatever a node asks of holders until it asks nothing more; `answer` says what each of them says.
+fn answered(
+    node: &mut Node,
+    servers: &[Arc<Server>],
+    mut effects: Vec<Effect>,
+    mut answer: impl FnMut(PeerId, ShardRequest) -> ShardResponse,
+) {
+    while !effects.is_empty() {
+        let mut next = Vec::new();
+        for effect in &effects {
+            if let Effect::FindHolders { ticket, .. } = effect {
+                next.extend(node.input(Input::Holders { ticket: *ticket, servers: servers.to_vec() }));
+            }
+        }
+        for (rpc, to, asked) in sent(&effects) {
+            let Request::Shard(asked) = asked else { continue };
+            let body = Frame::encode(node.now, Response::Shard(answer(to, asked)));
+            next.extend(node.input(Input::Response { rpc, result: Ok(body) }));
+        }
+        effects = next;
+    }
+}
+
+#[test]
+fn who_keeps_an_advert_to_himself_is_found_out_and_others_get_it() {
+    let mut node = Node::provider(1);
+    let servers: Vec<Arc<Server>> = (2..10).map(server).collect();
+    // By each shard, who was put to; the others are told nothing by any of them.
+    let mut told: BTreeMap<Shard, BTreeSet<PeerId>> = BTreeMap::new();
+    let mut asked: BTreeMap<Shard, Vec<PeerId>> = BTreeMap::new();
+    let mut advert = None;
+    let mut say = |to: PeerId, request: ShardRequest| match request {
+        ShardRequest::Put { shard, posting, .. } => {
+            if let Posting::Advert(signed) = &posting {
+                advert = Some(signed.clone());
+            }
+            told.entry(shard).or_default().insert(to);
+            ShardResponse::Put(PutAnswer { kept: true, go: Go::Stay, adverts: 9, total: None, closer: vec![] })
+        }
+        ShardRequest::Ask { shard, .. } => {
+            let has = told.get(&shard).is_some_and(|told| told.contains(&to));
+            asked.entry(shard).or_default().push(to);
+            let item = |advert: &Signed| PageItem { advert: advert.clone(), life: Millis::secs(200) };
+            let items = advert.iter().filter(|_| has).map(item).collect();
+            ShardResponse::Shelf(Shelf { items, sample: None, next: None, adverts: 9, standing: Standing::Leaf })
+        }
+        _ => ShardResponse::Noted,
+    };
+    let effects = node.input(Input::Vicinity { own: None, servers: servers.clone() });
+    answered(&mut node, &servers, effects, &mut say);
+    for _ in 0..60 {
+        let effects = node.wait(Millis::secs(10));
+        answered(&mut node, &servers, effects, &mut say);
+    }
+    assert!(!told.is_empty());
+    for (shard, told) in &told {
+        assert!(told.len() > 4, "{shard:?}: only {} have it after ten minutes", told.len());
+        let asked = asked.get(shard).map_or(0, Vec::len);
+        assert!((4..=40).contains(&asked), "asked {asked} times");
+    }
+}
+
+#[test]
+fn two_who_agree_that_there_is_nothing_hide_nothing() {
+    let servers: Vec<Arc<Server>> = (2..10).map(server).collect();
+    let silent = [server(2).peer, server(3).peer];
+    let want = Resources { memory_mib: crate::units::MemoryMib(64 << 10), ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Vm, arch: Some(Arch::X86_64), ..Query::default() };
+    // Whomever it happens to ask first.
+    for seed in 0..40 {
+        let mut node = Node::new(40 + seed);
+        node.input(Input::Vicinity { own: None, servers: servers.clone() });
+        let mut deepest = 0;
+        let effects = node.input(Input::Search { query: query.clone(), wanted: 1 });
+        answered(&mut node, &servers, effects, |to, request| {
+            let ShardRequest::Ask { shard, .. } = request else { panic!("{request:?}") };
+            deepest = deepest.max(shard.depth);
+            let standing = match shard.depth {
+                _ if silent.contains(&to) => Standing::Leaf,
+                0..3 => Standing::Split { below: 400 },
+                _ => Standing::Leaf,
+            };
+            ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts: 0, standing })
+        });
+        assert!(deepest >= 3, "it believed that there is nothing below {deepest}, with {seed}");
+    }
 }

@@ -44,7 +44,7 @@ pub fn requests() -> Vec<ShardRequest> {
 pub fn responses() -> Vec<ShardResponse> {
     let item = PageItem { advert: signed(), life: Millis::secs(200) };
     let put = |go| ShardResponse::Put(PutAnswer { kept: true, go, adverts: 9, total: Some(70), closer: closer() });
-    let shelf = |standing| Shelf { items: vec![item.clone()], next: Some(key(4).peer_id()), adverts: 9, standing };
+    let shelf = |standing| Shelf { items: vec![item.clone()], sample: None, next: Some(key(4).peer_id()), adverts: 9, standing };
     vec![
         put(Go::Stay),
         put(Go::Down { below: 90 }),
