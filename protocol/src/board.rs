@@ -153,6 +153,7 @@ pub struct Board {
     /// Nothing here ends before this; what was replaced meanwhile may make it early, never late.
     earliest: Option<Timestamp>,
     revision: u64,
+    taken_off: u64,
 }
 
 impl Board {
@@ -161,7 +162,7 @@ impl Board {
     }
     pub fn with_room_for(network: Network, most: usize) -> Self {
         let (entries, tombstones) = (BTreeMap::new(), BTreeMap::new());
-        Board { network, most, entries, tombstones, earliest: None, revision: 0 }
+        Board { network, most, entries, tombstones, earliest: None, revision: 0, taken_off: 0 }
     }
 
     pub fn post(&mut self, now: Timestamp, posting: Posting) -> Result<PeerId, BoardRefusal> {
@@ -224,7 +225,7 @@ impl Board {
     pub fn take_off(&mut self, now: Timestamp, withdrawal: &Sealed<Withdrawal>) -> Result<PeerId, BoardRefusal> {
         let provider = withdrawal.provider;
         self.check_times(now, provider, withdrawal.seq, withdrawal.issued)?;
-        self.entries.remove(&provider);
+        self.taken_off += u64::from(self.entries.remove(&provider).is_some());
         self.bury(provider, Tombstone { seq: withdrawal.seq, until: now + TOMBSTONE_TTL });
         Ok(provider)
     }
@@ -288,6 +289,10 @@ impl Board {
     /// Grows with every advert taken: whoever waits for one need not look again before.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+    /// Grows with every advert that its provider took back.
+    pub fn taken_off(&self) -> u64 {
+        self.taken_off
     }
     /// The clock was set back: what had so long to live has as long still.
     pub fn clock_set_back(&mut self, by: Millis) {

@@ -482,6 +482,7 @@ impl NodeCore {
     fn advance(&mut self, now: Timestamp) {
         let ctx = ctx!(self, now);
         self.provider.advance(ctx);
+        self.shards.board_shrank(self.board.taken_off());
         for (query, out) in self.requestor.discovering() {
             seek(ctx, &mut self.shards, &self.board, query, WANTED + out);
         }

@@ -74,6 +74,7 @@ pub struct Shards {
     small: Option<bool>,
     routed: bool,
     neighbours_say: Option<u32>,
+    taken_off: u64,
     pub stats: ShardStats,
 }
 
@@ -94,6 +95,7 @@ impl Shards {
             small: None,
             routed: false,
             neighbours_say: None,
+            taken_off: 0,
             stats: ShardStats::default(),
         }
     }
@@ -381,9 +383,11 @@ impl Shards {
     pub fn searched(&self, now: Timestamp, query: &Query, wanted: usize) -> Option<Report> {
         self.searches.fresh(now, query, wanted)
     }
-    /// What was found lately turned out to be wrong.
-    pub fn forget_searches(&mut self) {
-        self.searches.forget();
+    /// So many adverts were taken back so far; with each, what was found lately is wrong.
+    pub fn board_shrank(&mut self, taken_off: u64) {
+        if std::mem::replace(&mut self.taken_off, taken_off) != taken_off {
+            self.searches.forget();
+        }
     }
 
     pub fn advance(&mut self, ctx: &mut Ctx, board: &mut Board) {

@@ -234,7 +234,7 @@ impl Searches {
         let due = |search: &Search| [CHOOSE_AFTER, PATIENCE].map(|patience| search.began + patience);
         self.running.values().flat_map(due).filter(|at| *at > self.looked).min()
     }
-    /// A provider has withdrawn or refused: what is remembered may be wrong.
+    /// A provider has withdrawn: what is remembered may be wrong.
     pub fn forget(&mut self) {
         self.fresh.clear();
     }

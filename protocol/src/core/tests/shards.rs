@@ -161,3 +161,49 @@ fn two_who_agree_that_there_is_nothing_hide_nothing() {
         assert!(deepest >= 3, "it believed that there is nothing below {deepest}, with {seed}");
     }
 }
+
+#[test]
+fn a_withdrawal_empties_what_was_found_lately() {
+    let mut node = Node::new(60);
+    let servers: Vec<Arc<Server>> = (2..10).map(server).collect();
+    node.input(Input::Vicinity { own: None, servers: servers.clone() });
+    // Larger than anything that is offered, so the board here is never enough.
+    let want = Resources { memory_mib: crate::units::MemoryMib(64 << 10), ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Any, ..Query::default() };
+    let mut provider = Node::provider(30);
+    let said = |effects: Vec<Effect>| {
+        let bodies =
+            effects.into_iter().filter_map(|effect| if let Effect::Publish(body) = effect { Some(body) } else { None });
+        bodies.reduce(|_, last| last)
+    };
+    provider.input(Input::PeerConnected(key(60).peer_id()));
+    let advert = (0..10).find_map(|_| said(provider.wait(Millis::secs(1)))).expect("it offers something");
+    let from = key(30).peer_id();
+    node.input(Input::Gossip { id: 1, from, body: advert.to_vec() });
+    assert_eq!(node.core.board().len(), 1);
+    let asked = |node: &mut Node| {
+        let effects = node.input(Input::Search { query: query.clone(), wanted: 4 });
+        let mut asks = 0;
+        answered(node, &servers, effects, |_, _| {
+            asks += 1;
+            ShardResponse::Shelf(Shelf {
+                items: vec![],
+                sample: None,
+                next: None,
+                adverts: 0,
+                standing: Standing::Absent,
+            })
+        });
+        asks
+    };
+    assert!(asked(&mut node) > 0);
+    assert_eq!(asked(&mut node), 0, "it was asked a moment ago");
+    let mut over = said(provider.input(Input::Drain));
+    for _ in 0..10 {
+        over = over.or_else(|| said(provider.wait(Millis::secs(1))));
+    }
+    let withdrawal = over.expect("it says that it is over");
+    node.input(Input::Gossip { id: 2, from, body: withdrawal.to_vec() });
+    assert_eq!(node.core.board().len(), 0);
+    assert!(asked(&mut node) > 0, "somebody else may be there");
+}
