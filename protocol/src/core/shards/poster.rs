@@ -18,8 +18,7 @@ use crate::identity::PeerId;
 use crate::message::{Request, Response};
 use crate::names::IsolationWanted;
 use crate::shard::{
-    Go, HOLDERS, Index, MAX_DEPTH, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Standing, indexes_of,
-    likely_depth,
+    Go, Index, MAX_DEPTH, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Standing, indexes_of, likely_depth,
 };
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
@@ -36,7 +35,7 @@ const AGREE: usize = 2;
 const CHECK_AFTER: Millis = Millis::secs(20);
 const CHECK_EVERY: Millis = Millis::secs(900);
 /// Holders remembered that took it and did not show it.
-const MAX_AVOIDED: usize = HOLDERS;
+const MAX_AVOIDED: usize = 8;
 /// With so many of them the place is as good as crowded: an alternate is used, too.
 const HIDDEN: usize = 6;
 /// What a holder says counts for so long: some checks, and some postings of a provider whose offer changes all the time.

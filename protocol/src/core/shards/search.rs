@@ -11,9 +11,7 @@ use crate::board::{BoardRefusal, PageItem};
 use crate::core::{Ctx, RpcFailure};
 use crate::identity::PeerId;
 use crate::message::{Request, Response};
-use crate::shard::{
-    HOLDERS, Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_for, likely_depth,
-};
+use crate::shard::{Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_for, likely_depth};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
@@ -24,7 +22,7 @@ pub const MAX_SEARCHES: usize = 32;
 /// Holders of one shard that are asked at first …
 const ASK: usize = 2;
 /// … and at most, while they differ, or show nothing.
-const ASK_MOST: usize = HOLDERS;
+const ASK_MOST: usize = 8;
 /// Holders that must not know of a shard before it is not there: those that have just come may not know yet.
 const ABSENT: usize = 3;
 /// Shards looked at in each round, until there are enough adverts.
