@@ -90,22 +90,21 @@ impl Actor {
         Some((known, Counts { of_link, of_peer: known.tunnels.clone(), of_all: self.tunnels.clone() }))
     }
 
-    /// Closes what a better connection has made superfluous, when nothing is under way. The better one must have
-    /// answered since the other was made: who made it may have done so because that one is dead.
+    /// Closes what a better connection has made superfluous, when nothing is under way. Against a relayed one it must have
+    /// answered since that was made: who made it may have done so because the better one is dead.
     pub(super) fn close_spare(&mut self, now: Instant) {
         let old = |since: Instant| now.saturating_duration_since(since) >= limits::SPARE_KEPT;
         let mut superfluous = Vec::new();
         for (peer, known) in self.peers.iter().filter(|(_, known)| known.links.len() > 1) {
             let good = |link: &&Link| link.relay.is_none() && !link.spare && !link.suspect && old(link.since);
             let proven = known.links.iter().filter(good).filter_map(|link| link.answered).max();
+            let settled = known.links.iter().any(|link| good(&link));
             let asked = self.requests.values().any(|(from, _)| from == peer);
-            if asked || known.rpcs > 0 {
+            if !settled || asked || known.rpcs > 0 {
                 continue;
             }
-            let idle = |link: &&Link| {
-                let spare = (link.relay.is_some() || link.spare) && old(link.since) && link.tunnels.get() == 0;
-                spare && proven.is_some_and(|at| at >= link.since)
-            };
+            let outlived = |link: &Link| link.spare || (link.relay.is_some() && proven >= Some(link.since));
+            let idle = |link: &&Link| outlived(link) && old(link.since) && link.tunnels.get() == 0;
             superfluous.extend(known.links.iter().filter(idle).map(|link| (link.id, link.relay.is_some())));
         }
         for (connection, relayed) in superfluous {
