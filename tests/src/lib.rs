@@ -3,6 +3,7 @@
 pub mod hand;
 
 use serde_json::Value;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -153,7 +154,8 @@ impl Node<'_> {
             let log = std::fs::read_to_string(self.home.path().join("test.log")).unwrap_or_default();
             panic!("the node has ended ({status}): {log}");
         }
-        if !self.home.path().join("api.sock").exists() {
+        // What a killed node has left answers nobody, and a command would start another node in its place.
+        if UnixStream::connect(self.home.path().join("api.sock")).is_err() {
             return None;
         }
         let output = self.home.command(&["--json", "node", "status"]).output().ok()?;
