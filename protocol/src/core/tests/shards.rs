@@ -44,32 +44,21 @@ fn a_search_looks_at_every_leaf_of_the_last_class_too() {
     let [last] = classes.iter().map(|tier| tier.last().unwrap().clone()).collect::<Vec<Index>>().try_into().unwrap();
     assert!(classes[0].len() > 2);
     let mut leaves: BTreeSet<Shard> = BTreeSet::new();
-    let mut effects = node.input(Input::Search { query, wanted: 1 });
-    while !effects.is_empty() {
-        let mut next = Vec::new();
-        for effect in &effects {
-            if let Effect::FindHolders { ticket, .. } = effect {
-                next.extend(node.input(Input::Holders { ticket: *ticket, servers: servers.clone() }));
-            }
+    let effects = node.input(Input::Search { query, wanted: 1 });
+    answered(&mut node, &servers, effects, |_, asked| {
+        let ShardRequest::Ask { shard, .. } = asked else { panic!("{asked:?}") };
+        // Two bits deep, a hundred adverts in each leaf, none of which fits.
+        let (adverts, standing) = match (shard.index == last, shard.depth) {
+            (true, 0..2) => (0, Standing::Split { below: 400 >> shard.depth }),
+            (true, 2) => (100, Standing::Leaf),
+            _ => (0, Standing::Absent),
+        };
+        // None of them shows anything, so it looks at their alternates as well.
+        if standing == Standing::Leaf && shard.alternate == 0 {
+            leaves.insert(shard);
         }
-        for (rpc, _, asked) in sent(&effects) {
-            let Request::Shard(ShardRequest::Ask { shard, .. }) = asked else { panic!("{asked:?}") };
-            // Two bits deep, a hundred adverts in each leaf, none of which fits.
-            let (adverts, standing) = match (shard.index == last, shard.depth) {
-                (true, 0..2) => (0, Standing::Split { below: 400 >> shard.depth }),
-                (true, 2) => (100, Standing::Leaf),
-                _ => (0, Standing::Absent),
-            };
-            // None of them shows anything, so it looks at their alternates as well.
-            if standing == Standing::Leaf && shard.alternate == 0 {
-                leaves.insert(shard);
-            }
-            let shelf = ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts, standing });
-            let body = Frame::encode(node.now, Response::Shard(shelf));
-            next.extend(node.input(Input::Response { rpc, result: Ok(body) }));
-        }
-        effects = next;
-    }
+        ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts, standing })
+    });
     assert!(!node.core.is_searching());
     assert_eq!(leaves.len(), 4, "{leaves:?}");
 }
@@ -89,7 +78,7 @@ fn answered(
             }
         }
         for (rpc, to, asked) in sent(&effects) {
-            let Request::Shard(asked) = asked else { continue };
+            let Request::Shard(asked) = asked else { panic!("{asked:?}") };
             let body = Frame::encode(node.now, Response::Shard(answer(to, asked)));
             next.extend(node.input(Input::Response { rpc, result: Ok(body) }));
         }
