@@ -206,7 +206,15 @@ impl Shards {
             }
             ShardRequest::Ask { shard, query, after, until, limit } => {
                 stats.asks += 1;
-                ShardResponse::Shelf(self.holding.ask(ctx.now, &shard, &query, after, until, limit))
+                let shelf = self.holding.ask(ctx.now, &shard, &query, after, until, limit);
+                let place = shard.position(ctx.network);
+                // Who has nothing of it and is none of its holders knows better than that there is nothing.
+                if shelf.standing == Standing::Absent && vicinity.own_rank(ctx.now, place).is_none() {
+                    stats.not_holder += 1;
+                    let closer = vicinity.holders(ctx.now, place).iter().map(|server| (**server).clone()).collect();
+                    return Ok(Response::Shard(ShardResponse::NotHolder { closer }));
+                }
+                ShardResponse::Shelf(shelf)
             }
             ShardRequest::Share { items, states } => self.holding.share(ctx, vicinity, stats, from, items, states)?,
             ShardRequest::Snapshot { shard, after } => {

@@ -378,6 +378,9 @@ impl Poster {
         let spot = &mut self.spots[n];
         let is_entry = spot.entries.iter().any(|entry| entry.peer == from);
         let Ok(Response::Shard(ShardResponse::Shelf(shelf))) = result else {
+            if let Ok(Response::Shard(ShardResponse::NotHolder { closer })) = result {
+                places.corrected(shard, closer.clone());
+            }
             return places.remove(ctx.now, shard, from);
         };
         let shows = shelf.items.iter().any(|item| item.advert.signer == me);
