@@ -12,7 +12,7 @@ use crate::rng::Dice;
 use node::api::types::{CreateEvent, CreateVm, ProviderQuery, VmActionBody, VmActionName, VmView};
 use node::handle::NodeHandle;
 use protocol::names::{IsolationWanted, VmName};
-use protocol::units::Resources;
+use protocol::units::{MemoryMib, Resources};
 use protocol::{ErrorCode, Fault, PeerId};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -237,12 +237,18 @@ impl Play<'_> {
         Ok(seen)
     }
 
-    /// Of all providers, those that a node finds when it looks for all; some nodes look.
+    /// Who has something to let and says so: a provider whose host is full has taken its advert back.
+    fn advertised(&self) -> BTreeSet<PeerId> {
+        let stands = |live: &&LiveNode| live.stands().borrow().lets > MemoryMib::default();
+        self.fleet.providers().filter(stands).map(|live| live.peer).collect()
+    }
+
+    /// Of all that advertise, those that a node finds when it looks for all; some nodes look.
     async fn recall(&mut self) -> Result<f64, Fault> {
-        let all: BTreeSet<PeerId> = self.fleet.providers().map(|live| live.peer).collect();
+        let all = self.advertised();
         let query = ProviderQuery {
             isolation: Some(IsolationWanted::Any),
-            limit: Some(all.len().max(1)),
+            limit: Some(self.fleet.providers().count().max(1)),
             ..ProviderQuery::default()
         };
         let (mut found, mut looked) = (0, 0);
@@ -250,9 +256,11 @@ impl Play<'_> {
             let nodes = self.fleet.nodes();
             let asker = &nodes[self.dice.index(nodes.len())];
             let shown = asker.node.handle.providers(query.clone()).await?;
-            // Nobody finds himself by asking others.
-            found += shown.iter().filter(|view| view.peer_id != asker.peer && all.contains(&view.peer_id)).count();
-            looked += all.len() - usize::from(asker.provides());
+            // Who was let meanwhile is missed by nobody, and nobody finds himself by asking others.
+            let mut sought = &all & &self.advertised();
+            sought.remove(&asker.peer);
+            found += shown.iter().filter(|view| sought.contains(&view.peer_id)).count();
+            looked += sought.len();
         }
         Ok(if looked == 0 { 1.0 } else { found as f64 / looked as f64 })
     }
