@@ -318,7 +318,7 @@ impl Board {
     pub fn alive(&self, now: Timestamp) -> impl Iterator<Item = PeerId> + '_ {
         self.entries.iter().filter(move |(_, entry)| entry.expires > now).map(|(peer, _)| *peer)
     }
-    pub fn query<'a>(&'a self, now: Timestamp, query: &'a Query) -> impl Iterator<Item = &'a Entry> {
+    pub fn query<'a>(&'a self, now: Timestamp, query: &Query) -> impl Iterator<Item = &'a Entry> {
         self.entries.values().filter(move |entry| entry.expires > now && entry.advert.terms.answers(query))
     }
 

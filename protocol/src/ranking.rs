@@ -13,6 +13,15 @@ pub struct Experience {
     pub latency_ms: Option<u64>,
     pub succeeded: u32,
     pub failed: u32,
+    /// It had no room, lately.
+    pub full: Option<Full>,
+}
+
+/// What a provider had left, while this was its advert.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Full {
+    pub seq: u64,
+    pub free: Resources,
 }
 
 /// The weights sum to 1. Price leads since it is what a tenant compares; the rest breaks its ties.

@@ -9,7 +9,8 @@ use crate::identity::PeerId;
 use crate::lease::{ACCEPT_LIFE, Accept, Confirm, FIRST_CONFIRM};
 use crate::message::{ConfirmReq, QuoteReq, Request, Response};
 use crate::names::{CreateId, Digest, LeaseId};
-use crate::ranking;
+use crate::ranking::{self, Full};
+use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
 
@@ -27,6 +28,12 @@ const SETTLED_PATIENCE: Millis = Millis::secs(1);
 const SEARCH_PATIENCE: Millis = Millis::secs(11);
 /// Times that a provider which was busy or did not answer is asked again.
 const RETRIES: u32 = 3;
+
+/// What a create does that has nobody to ask.
+enum Instead {
+    Wait(Timestamp),
+    Fail(Fault),
+}
 
 impl Requestor {
     pub fn create(&mut self, ctx: &mut Ctx, board: &Board, ticket: u64, request: CreateRequest) {
@@ -131,46 +138,15 @@ impl Requestor {
             return;
         }
         work.looked = ctx.now;
-        let me = ctx.me();
-        let fitting: Vec<&Entry> = board
-            .query(ctx.now, &rental.query)
-            .filter(|entry| entry.advert.provider != me)
-            .filter(|entry| rental.provider.is_none_or(|wanted| wanted == entry.advert.provider))
-            .filter(|entry| rental.tried.iter().all(|(tried, _)| *tried != entry.advert.provider))
-            .collect();
-        let (shaky, fresh): (Vec<&Entry>, Vec<&Entry>) =
-            fitting.into_iter().partition(|entry| work.shaky.contains_key(&entry.advert.provider));
-        let exhausted = rental.tried.len() + work.shaky.len() >= MAX_TRIES;
-        let candidates = if fresh.is_empty() || exhausted { shaky } else { fresh };
-        if candidates.is_empty() || rental.tried.len() >= MAX_TRIES {
-            let settled = ctx.settled.map(|since| since.max(rental.created) + SETTLED_PATIENCE);
-            let until = settled.into_iter().fold(rental.created + DISCOVER_PATIENCE, Timestamp::min);
-            if rental.tried.is_empty() && work.shaky.is_empty() && until > ctx.now {
-                work.wake = Some(until);
+        let candidates = match self.candidates(ctx, board, id) {
+            Ok(candidates) => candidates,
+            Err(Instead::Wait(until)) => {
+                self.work.entry(id).or_default().wake = Some(until);
                 return;
             }
-            let out = rental.tried.len() + work.shaky.len();
-            let found_more = work.more_since.is_none_or(|(_, before)| before < out);
-            if ctx.sharded && out > 0 && found_more && rental.tried.len() < MAX_TRIES && rental.provider.is_none() {
-                // There may be others still that were not found.
-                (work.more_since, work.wake) = (Some((ctx.now, out)), Some(ctx.now + Millis(1)));
-                return;
-            }
-            let fault = nobody(ctx, board, rental, work);
-            return self.fail(ctx, id, fault);
-        }
-        if work.shaky.contains_key(&candidates[0].advert.provider) {
-            // They were asked a moment ago: not again before a pause.
-            let at = match work.retry_at {
-                Some(at) => at,
-                None => work.back_off(ctx),
-            };
-            work.retry_at = Some(at);
-            if at > ctx.now {
-                work.wake = Some(at);
-                return;
-            }
-        }
+            Err(Instead::Fail(fault)) => return self.fail(ctx, id, fault),
+        };
+        let Some(rental) = self.rentals.get(&id) else { return };
         let dearest = candidates.iter().map(|entry| entry.advert.terms.price.per_hour).max().unwrap_or_default();
         let scored = candidates
             .into_iter()
@@ -197,6 +173,59 @@ impl Requestor {
         ctx.effect(Effect::Rental(id));
     }
 
+    /// Whom to ask: who is new first, then who said lately that it is full, and at last who did not answer, after a pause.
+    fn candidates<'a>(&mut self, ctx: &mut Ctx, board: &'a Board, id: CreateId) -> Result<Vec<&'a Entry>, Instead> {
+        let Some(rental) = self.rentals.get(&id) else { return Err(Instead::Wait(ctx.now)) };
+        let me = ctx.me();
+        let fitting: Vec<&Entry> = board
+            .query(ctx.now, &rental.query)
+            .filter(|entry| entry.advert.provider != me)
+            .filter(|entry| rental.provider.is_none_or(|wanted| wanted == entry.advert.provider))
+            .filter(|entry| rental.tried.iter().all(|(tried, _)| *tried != entry.advert.provider))
+            .collect();
+        let (wanted, named) = (rental.spec.resources, rental.provider.is_some());
+        let experience = &self.experience;
+        let is_full = |entry: &&Entry| {
+            let full = experience.get(&entry.advert.provider).and_then(|(_, experience)| experience.full);
+            full.is_some_and(|full| full.seq == entry.advert.seq && !wanted.fits_in(full.free)) && !named
+        };
+        let work = self.work.entry(id).or_default();
+        let (shaky, rest): (Vec<&Entry>, Vec<&Entry>) =
+            fitting.into_iter().partition(|entry| work.shaky.contains_key(&entry.advert.provider));
+        let (full, fresh): (Vec<&Entry>, Vec<&Entry>) = rest.into_iter().partition(is_full);
+        let tries_left = rental.tried.len() < MAX_TRIES;
+        if !fresh.is_empty() && rental.tried.len() + work.shaky.len() < MAX_TRIES {
+            return Ok(fresh);
+        }
+        let out = rental.tried.len() + work.shaky.len() + full.len();
+        if shaky.is_empty() || !tries_left {
+            let settled = ctx.settled.map(|since| since.max(rental.created) + SETTLED_PATIENCE);
+            let until = settled.into_iter().fold(rental.created + DISCOVER_PATIENCE, Timestamp::min);
+            if out == 0 && until > ctx.now {
+                return Err(Instead::Wait(until));
+            }
+            let found_more = work.more_since.is_none_or(|(_, before)| before < out);
+            if ctx.sharded && out > 0 && found_more && tries_left && !named {
+                // There may be others still that were not found.
+                work.more_since = Some((ctx.now, out));
+                return Err(Instead::Wait(ctx.now + Millis(1)));
+            }
+        }
+        if !full.is_empty() && tries_left {
+            return Ok(full);
+        }
+        if shaky.is_empty() || !tries_left {
+            return Err(Instead::Fail(nobody(ctx, board, rental, work)));
+        }
+        // They were asked a moment ago: not again before a pause.
+        let at = match work.retry_at {
+            Some(at) => at,
+            None => work.back_off(ctx),
+        };
+        work.retry_at = Some(at);
+        if at > ctx.now { Err(Instead::Wait(at)) } else { Ok(shaky) }
+    }
+
     pub(super) fn quote_answered(
         &mut self,
         ctx: &mut Ctx,
@@ -209,7 +238,10 @@ impl Requestor {
         let Some(rental) = self.rentals.get(&id) else { return };
         let outcome = match result {
             Ok(Response::Quote(signed)) => check_quote(ctx, rental, peer, signed),
-            other => Err(refused(other)),
+            other => {
+                self.note_full(ctx.now, board, peer, &other);
+                Err(refused(other))
+            }
         };
         match outcome {
             Ok(quote) => {
@@ -428,6 +460,14 @@ impl Requestor {
         }
         work.shaky.remove(&peer);
         self.turned_down(ctx, id, peer, fault);
+    }
+
+    /// Full is a provider until its next advert; other creates of this node need not find that out each for itself.
+    fn note_full(&mut self, now: Timestamp, board: &Board, peer: PeerId, result: &Result<Response, RpcFailure>) {
+        if let (Ok(Response::Refused(Refusal::Exhausted { free, .. })), Some(entry)) = (result, board.get(now, peer)) {
+            let full = Full { seq: entry.advert.seq, free: *free };
+            self.learn(peer, |experience| experience.full = Some(full));
+        }
     }
 
     fn turned_down(&mut self, ctx: &mut Ctx, id: CreateId, peer: PeerId, fault: Fault) {

@@ -37,6 +37,8 @@ const A_FEW: usize = 2;
 const CHOOSE_AFTER: Millis = Millis::secs(4);
 /// What was found is good enough for so long; adverts end by themselves before.
 pub const FRESH: Millis = Millis::secs(60);
+/// What a search had when its time was over is good for this long only: the places it has looked up are known to the next.
+const FRESH_IF_CUT: Millis = Millis::secs(5);
 /// How deep a tree was, remembered.
 const DEPTH_FRESH: Millis = Millis::secs(3600);
 /// Searches remembered as fresh, and trees with their depths.
@@ -115,7 +117,11 @@ impl Searches {
     }
     /// What is known about a question that was answered within the last minute.
     pub fn fresh(&self, now: Timestamp, query: &Query, wanted: usize) -> Option<Report> {
-        let mut fresh = self.fresh.iter().filter(|(_, _, at, _)| now - *at < FRESH);
+        let good_for = |report: &Report, enough: usize| {
+            let came_to_its_end = report.whole || report.found as usize >= enough;
+            if came_to_its_end { FRESH } else { FRESH_IF_CUT }
+        };
+        let mut fresh = self.fresh.iter().filter(|(_, enough, at, report)| now - *at < good_for(report, *enough));
         fresh.find(|(asked, enough, ..)| asked == query && *enough >= wanted).map(|(.., report)| *report)
     }
     fn is_asked(&self, query: &Query, wanted: usize) -> bool {

@@ -162,6 +162,43 @@ fn a_late_quote_is_given_back() {
     assert!(sent(&effects).is_empty());
 }
 
+/// Whom a create turns to first.
+fn asked(effects: &[Effect]) -> Vec<PeerId> {
+    let quotes = sent(effects).into_iter().filter(|(.., request)| matches!(request, Request::Quote(_)));
+    quotes.map(|(_, to, _)| to).collect()
+}
+
+#[test]
+fn who_was_full_is_asked_last_until_its_next_advert() {
+    let mut node = requestor(&[1]);
+    let full = |asked: Resources| Response::Refused(Refusal::Exhausted { asked, free: Resources::new(1, 512, 10) });
+    let rpc = sent(&ask_for(&mut node, 1, create(1, "a")))[0].0;
+    answer(&mut node, rpc, full(Resources::SMALL));
+    assert_eq!(phase(&node, 1), Some(Phase::Failed));
+
+    let advert = |n: u8, after: Millis| {
+        let mut provider = Node::new(n);
+        provider.now = START + after;
+        provider.input(Input::Offer(Offering::Vms(Box::new(offer(1)))));
+        let entry = provider.core.board().get(provider.now, key(n).peer_id());
+        Posting::Advert(entry.unwrap().advert.signed().clone())
+    };
+    node.ask(2, Request::Post(advert(2, Millis(0))));
+    let (one, two) = (key(1).peer_id(), key(2).peer_id());
+    let effects = ask_for(&mut node, 2, create(2, "b"));
+    assert_eq!(asked(&effects), [two], "the other one has just said that it is full");
+    let effects = answer(&mut node, sent(&effects)[0].0, full(Resources::SMALL));
+    assert_eq!(asked(&effects), [one], "it may be free by now, and there is nobody else");
+    let named = CreateRequest { provider: Some(one), ..create(3, "c") };
+    assert_eq!(asked(&ask_for(&mut node, 3, named)), [one], "who is named is asked");
+    let less = Resources::new(1, 512, 10);
+    let less = CreateRequest { spec: VmSpec { resources: less, ..spec() }, ..create(4, "d") };
+    assert_eq!(asked(&ask_for(&mut node, 4, less)).len(), 2, "so much it has");
+    node.wait(Millis::secs(30));
+    node.ask(1, Request::Post(advert(1, Millis::secs(30))));
+    assert_eq!(asked(&ask_for(&mut node, 5, create(5, "e"))), [one], "it has said since that it has room");
+}
+
 #[test]
 fn a_node_does_not_ask_itself() {
     let mut node = Node::provider(1);

@@ -151,6 +151,33 @@ fn two_who_agree_that_there_is_nothing_hide_nothing() {
     }
 }
 
+/// Its time was over when somebody of the last round had not answered; the next may go on where it was.
+#[test]
+fn what_a_search_had_when_its_time_was_over_is_not_taken_for_all_there_is() {
+    let servers: Vec<Arc<Server>> = (2..10).map(server).collect();
+    let want = Resources { memory_mib: crate::units::MemoryMib(64 << 10), ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Any, arch: Some(Arch::X86_64), ..Query::default() };
+    let search = |node: &mut Node| {
+        let effects = node.input(Input::Search { query: query.clone(), wanted: 4 });
+        (node.core.is_searching(), effects)
+    };
+    let empty =
+        ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts: 0, standing: Standing::Absent });
+    for silent in [true, false] {
+        let mut node = Node::new(60);
+        node.input(Input::Vicinity { own: None, servers: servers.clone() });
+        let effects = search(&mut node).1;
+        if !silent {
+            answered(&mut node, &servers, effects, |_, _| empty.clone());
+        }
+        node.wait(Millis::secs(10));
+        assert!(!node.core.is_searching());
+        assert!(!search(&mut node).0, "a moment ago");
+        node.wait(Millis::secs(6));
+        assert_eq!(search(&mut node).0, silent, "all was seen, and that is good for a minute: {}", !silent);
+    }
+}
+
 #[test]
 fn a_withdrawal_empties_what_was_found_lately() {
     let mut node = Node::new(60);
