@@ -257,7 +257,7 @@ pub struct Ctx<'a> {
     /// Since when the neighbours' boards have been read: what is not on ours now will hardly come any more.
     pub settled: Option<Timestamp>,
     /// The board here may lack what the mesh has.
-    pub sharded: bool,
+    pub may_lack: bool,
     /// The sharded board is being searched for somebody.
     pub searching: bool,
     pub opener: &'a dyn Opener,
@@ -332,9 +332,9 @@ fn settled(postings: &Postings, shards: &Shards) -> Option<Timestamp> {
 }
 
 /// Where the board here may not be all there is, the shards are searched before anybody chooses.
-fn seek(ctx: &mut Ctx, shards: &mut Shards, board: &Board, query: &Query, wanted: usize) {
-    let lacks = shards.is_sharded(ctx.now) || board.query(ctx.now, query).next().is_none();
-    ctx.searching |= lacks && shards.search(ctx, query, wanted);
+fn seek(ctx: &mut Ctx, shards: &mut Shards, board: &Board, query: &Query, wanted: usize, since: Timestamp) {
+    let lacks = shards.may_lack(ctx.now) || board.query(ctx.now, query).next().is_none();
+    ctx.searching |= lacks && shards.search(ctx, query, wanted, since);
 }
 
 pub struct NodeCore {
@@ -368,7 +368,7 @@ macro_rules! ctx {
             network: &$core.network,
             rng: &mut $core.rng,
             settled: settled(&$core.postings, &$core.shards),
-            sharded: $core.shards.is_sharded($now),
+            may_lack: $core.shards.may_lack($now),
             searching: $core.shards.is_searching(),
             opener: &*$core.opener,
             leaf: $core.shards.leaf(),
@@ -446,13 +446,13 @@ impl NodeCore {
             Input::Vicinity { own, servers } => self.shards.vicinity(ctx, own, servers),
             Input::Holders { ticket, servers } => self.shards.holders_found(ctx, ticket, servers),
             Input::Search { query, wanted } => {
-                seek(ctx, &mut self.shards, &self.board, &query, wanted);
+                seek(ctx, &mut self.shards, &self.board, &query, wanted, Timestamp(0));
             }
             Input::Addresses(addrs) => self.postings.reached_at(addrs),
             Input::Offer(offering) => self.provider.set_offering(ctx, offering),
             Input::Vm { lease_id, report } => self.provider.vm_report(ctx, lease_id, report),
             Input::Create { ticket, request } => {
-                seek(ctx, &mut self.shards, &self.board, &request.query, WANTED);
+                seek(ctx, &mut self.shards, &self.board, &request.query, WANTED, Timestamp(0));
                 self.requestor.create(ctx, &self.board, ticket, *request);
             }
             Input::Destroy { ticket, create_id } => self.requestor.destroy(ctx, ticket, create_id),
@@ -483,8 +483,8 @@ impl NodeCore {
         let ctx = ctx!(self, now);
         self.provider.advance(ctx);
         self.shards.board_shrank(self.board.taken_off());
-        for (query, out) in self.requestor.discovering() {
-            seek(ctx, &mut self.shards, &self.board, query, WANTED + out);
+        for (query, out, since) in self.requestor.discovering() {
+            seek(ctx, &mut self.shards, &self.board, query, WANTED + out, since);
         }
         self.requestor.advance(ctx, &self.board);
         let terms = self.provider.advertisable();

@@ -19,6 +19,8 @@ enum Stands {
     Leaf,
     Split,
     Absent,
+    /// It is new here, and does not know yet.
+    Warming,
 }
 
 /// What one of them shows there.
@@ -31,7 +33,7 @@ enum Shows {
 
 /// Holders of each sort.
 #[derive(Clone, Copy, Default)]
-struct Sorts([[u8; 3]; 3]);
+struct Sorts([[u8; 3]; 4]);
 
 impl Sorts {
     fn add(&mut self, stands: Stands, shows: Shows) {
@@ -40,7 +42,7 @@ impl Sorts {
     /// Without those that call it a leaf and show nothing: their word does not count.
     fn stand(&self, stands: Stands) -> u8 {
         let sorts = &self.0[stands as usize];
-        let void = if matches!(stands, Stands::Leaf) { sorts[Shows::Nothing as usize] } else { 0 };
+        let void = if matches!(stands, Stands::Leaf | Stands::Warming) { sorts[Shows::Nothing as usize] } else { 0 };
         sorts.iter().sum::<u8>() - void
     }
     fn show(&self, shows: Shows) -> u8 {
@@ -53,7 +55,8 @@ impl Sorts {
     /// Nobody says anything that counts.
     fn is_void(&self) -> bool {
         let counts = |stands: Stands| self.stand(stands) > 0;
-        self.all() > 0 && !(counts(Stands::Leaf) || counts(Stands::Split) || counts(Stands::Absent))
+        let all = [Stands::Leaf, Stands::Split, Stands::Absent, Stands::Warming];
+        self.all() > 0 && !all.into_iter().any(counts)
     }
 
     fn is_enough(&self) -> bool {
@@ -127,7 +130,8 @@ impl Model {
             let stands = match standing {
                 Standing::Split { .. } => Stands::Split,
                 Standing::Absent => Stands::Absent,
-                Standing::Leaf | Standing::Warming => Stands::Leaf,
+                Standing::Leaf => Stands::Leaf,
+                Standing::Warming => Stands::Warming,
             };
             let shows = match (has, any) {
                 (true, _) => Shows::It,

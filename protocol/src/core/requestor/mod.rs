@@ -262,12 +262,13 @@ impl Requestor {
     pub fn rental(&self, id: CreateId) -> Option<&Rental> {
         self.rentals.get(&id)
     }
-    /// What creates that have no provider yet look for, and how many they know already that will not do.
-    pub fn discovering(&self) -> impl Iterator<Item = (&Query, usize)> {
+    /// What creates that have no provider yet look for, how many they know already that will not do, and since when.
+    pub fn discovering(&self) -> impl Iterator<Item = (&Query, usize, Timestamp)> {
         let looking = self.rentals.values().filter(|rental| rental.phase == Phase::Discovering);
         looking.map(|rental| {
             let more = self.work.get(&rental.create_id).and_then(|work| work.more_since);
-            (&rental.query, more.map_or(0, |(_, out)| out))
+            let (since, out) = more.unwrap_or_default();
+            (&rental.query, out, since)
         })
     }
     pub fn by_name(&self, name: &VmName) -> Option<&Rental> {

@@ -205,7 +205,7 @@ impl Requestor {
                 return Err(Instead::Wait(until));
             }
             let found_more = work.more_since.is_none_or(|(_, before)| before < out);
-            if ctx.sharded && out > 0 && found_more && tries_left && !named {
+            if ctx.may_lack && out > 0 && found_more && tries_left && !named {
                 // There may be others still that were not found.
                 work.more_since = Some((ctx.now, out));
                 return Err(Instead::Wait(ctx.now + Millis(1)));

@@ -139,19 +139,34 @@ impl Held {
         full
     }
 
-    /// Adverts below, as this holder was told by those of the children; of each child what its reporters say in the
-    /// middle, so that one who lies moves it little. 0 for a holder that nobody tells.
+    /// Adverts below, as this holder was told by those of the children. 0 for a holder that nobody tells.
     fn counted_below(&self, now: Timestamp) -> u32 {
-        let of_children = self.reports.values().filter_map(|reports| median(adverts(reports, now)));
+        self.sum_of_children(now, attested)
+    }
+    fn sum_of_children(&self, now: Timestamp, of_each: fn(Vec<u32>) -> Option<u32>) -> u32 {
+        let of_children = self.reports.values().filter_map(|reports| of_each(adverts(reports, now)));
         of_children.fold(0, u32::saturating_add)
     }
-    /// Adverts here and below, as far as is known.
-    pub fn count(&self, now: Timestamp) -> u32 {
+    fn votes_below(&self, now: Timestamp) -> Vec<u32> {
+        self.fresh_votes(now).filter_map(|vote| vote.below).filter(|below| *below > 0).collect()
+    }
+    /// Adverts here and below, as far as is known: who is told of by a part of the children only believes the others.
+    pub fn count(&self, now: Timestamp) -> Option<u32> {
         if !self.is_split() {
-            return self.board.len() as u32;
+            return Some(self.board.len() as u32);
         }
-        match self.counted_below(now) {
-            0 => median(self.fresh_votes(now).filter_map(|vote| vote.below).filter(|n| *n > 0).collect()).unwrap_or(1),
+        let told = attested(self.votes_below(now)).unwrap_or(0);
+        Some(self.counted_below(now).max(told)).filter(|below| *below > 0)
+    }
+    /// For who asks; 1 is said by who was not told.
+    fn below(&self, now: Timestamp) -> u32 {
+        self.count(now).unwrap_or(1)
+    }
+    /// For who puts: so many there are by all accounts. Too few cost it a step; too many would have it make a leaf where
+    /// nobody is sent.
+    pub fn least_below(&self, now: Timestamp) -> u32 {
+        match self.sum_of_children(now, median) {
+            0 => median(self.votes_below(now)).unwrap_or(1),
             counted => counted,
         }
     }
@@ -178,7 +193,7 @@ impl Held {
     pub fn standing(&self, now: Timestamp) -> Standing {
         let moving = self.merged.is_some_and(|at| now - at < ADVERT_TTL);
         match self.is_split() || moving {
-            true => Standing::Split { below: self.count(now) },
+            true => Standing::Split { below: self.below(now) },
             false if self.board.is_empty() => Standing::Absent,
             false if self.warm_at > now => Standing::Warming,
             false => Standing::Leaf,
@@ -207,8 +222,8 @@ impl Held {
     pub fn merge_or_split(&mut self, now: Timestamp, merge: usize) -> bool {
         let Some(since) = self.split else {
             let moving = self.merged.is_some_and(|at| now - at < ADVERT_TTL);
-            let attested = self.reports.values().filter(|reports| fresh(reports, now).count() >= 2);
-            let below: usize = attested.filter_map(|reports| median(adverts(reports, now))).map(|n| n as usize).sum();
+            let told = self.reports.values().filter(|reports| fresh(reports, now).count() >= 2);
+            let below: usize = told.filter_map(|reports| median(adverts(reports, now))).map(|n| n as usize).sum();
             let split = !moving && below >= merge;
             self.split = split.then_some(now);
             return split;
@@ -239,11 +254,11 @@ impl Held {
     pub fn has_news(&mut self, now: Timestamp) -> bool {
         let (count, split, folded) = (self.count(now), self.is_split(), self.folded);
         let news = self.said.is_none_or(|(said, was_split, was_folded, at)| {
-            let moved = count.abs_diff(said) > said / 8;
+            let moved = count.unwrap_or(0).abs_diff(said) > said / 8;
             moved || (split, folded) != (was_split, was_folded) || now - at >= SAY_EVERY
         });
         if news {
-            self.said = Some((count, split, folded, now));
+            self.said = Some((count.unwrap_or(0), split, folded, now));
         }
         news
     }
@@ -275,6 +290,13 @@ fn adverts(reports: &[Report], now: Timestamp) -> Vec<u32> {
     fresh(reports, now).map(|report| report.adverts).collect()
 }
 
+/// What two say at least, or the only one. One who lies cannot make it more; and however many say less, having been told
+/// by a part of those below only, or before it grew, two who know more are believed.
+fn attested(mut values: Vec<u32>) -> Option<u32> {
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(2)).copied()
+}
+
 /// The lower one of two.
 fn median(mut values: Vec<u32>) -> Option<u32> {
     values.sort_unstable();
@@ -283,4 +305,51 @@ fn median(mut values: Vec<u32>) -> Option<u32> {
 
 fn fresh(reports: &[Report], now: Timestamp) -> impl Iterator<Item = &Report> {
     reports.iter().filter(move |report| now - report.at < COUNTED_FOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Arch, Isolation};
+    use crate::shard::{Class, Index, Tier};
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn peer(n: u8) -> PeerId {
+        crate::identity::Keypair::from_secret(&[n; 32]).peer_id()
+    }
+    fn root() -> Shard {
+        Shard::root(Index::All(Class { arch: Arch::X86_64, isolation: Isolation::Hardware, tier: Tier::Small }))
+    }
+    fn split() -> Held {
+        Held::new(NOW, Position(0), Board::new("main".parse().unwrap()), true)
+    }
+    fn report(held: &mut Held, by: u8, child: u32, adverts: u32) {
+        held.counted(NOW, peer(by), &Child { shard: root().down_to(1, child), adverts, leaf: false });
+    }
+
+    #[test]
+    fn two_who_were_told_of_all_are_believed_whatever_others_say() {
+        let mut held = split();
+        assert_eq!((held.count(NOW), held.below(NOW)), (None, 1));
+        for (by, adverts) in [(1, 806), (2, 2), (3, 13), (4, 806)] {
+            report(&mut held, by, 0, adverts);
+        }
+        assert_eq!(held.count(NOW), Some(806), "two were told of a part only, or long ago");
+        for (by, adverts) in [(5, 381), (6, 1_000_000)] {
+            report(&mut held, by, 1, adverts);
+        }
+        assert_eq!(held.count(NOW), Some(806 + 381), "one alone makes it no more");
+        assert_eq!(held.count(NOW + COUNTED_FOR), None);
+    }
+
+    #[test]
+    fn who_is_told_of_by_a_part_of_the_children_believes_the_others() {
+        let mut held = split();
+        report(&mut held, 1, 0, 13);
+        for (by, below) in [(2, 1187), (3, 1180), (4, 0)] {
+            held.told(NOW, peer(by), &State { shard: root(), below: Some(below), folded: false, total: None });
+        }
+        assert_eq!(held.count(NOW), Some(1180));
+    }
 }

@@ -143,7 +143,7 @@ impl Holding {
         stats.puts += 1;
         stats.splits += u64::from(held.split_if_full(now, &shard, leaf));
         let go = match held.is_split() {
-            true => Go::Down { below: held.count(now) },
+            true => Go::Down { below: held.least_below(now) },
             false if held.folded => Go::Up,
             false => Go::Stay,
         };
@@ -247,10 +247,10 @@ impl Holding {
         let Some(held) = self.held.get(shard) else {
             return Shelf { items: Vec::new(), sample: None, next: None, adverts: 0, standing: Standing::Absent };
         };
+        let (adverts, standing) = (held.board.len() as u32, held.standing(now));
         let page = held.board.shelf(now, query, after, until, usize::from(limit).min(PAGE));
         let any = || held.board.page(now, None, 1).items.pop();
         let sample = if page.items.is_empty() { any() } else { None };
-        let (adverts, standing) = (held.board.len() as u32, held.standing(now));
         Shelf { items: page.items, sample, next: page.next, adverts, standing }
     }
 
@@ -327,8 +327,7 @@ impl Holding {
         let Some(held) = self.held.get_mut(parent) else {
             return ShardResponse::Counted { merged: false, total: None, closer };
         };
-        if *parent == Shard::WHOLE {
-            let total = held.count(now);
+        if let Some(total) = held.count(now).filter(|_| *parent == Shard::WHOLE) {
             held.set_total(now, total);
             self.total = Some((total, now));
         }
@@ -392,9 +391,9 @@ impl Holding {
             if !held.knows() || !held.has_news(now) {
                 continue;
             }
-            let (adverts, split) = (held.count(now), held.is_split());
-            if rank < SPEAKERS && adverts > 0 && shard.parent().is_some() {
-                children.push(Child { shard: shard.clone(), adverts, leaf: !split });
+            let counted = held.count(now).filter(|adverts| *adverts > 0 && rank < SPEAKERS && shard.parent().is_some());
+            if let Some(adverts) = counted {
+                children.push(Child { shard: shard.clone(), adverts, leaf: !held.is_split() });
             }
             let state = held.state(now, shard);
             for to in &held.others {

@@ -373,14 +373,22 @@ impl Shards {
     pub fn neighbours_say(&mut self, total: Option<u32>) {
         self.neighbours_say = total;
     }
-    /// Whether the board here may lack what the mesh has.
-    pub fn is_sharded(&self, now: Timestamp) -> bool {
-        let large = |total: u32| total as usize > self.holding.leaf;
-        self.routed && (self.small == Some(false) || self.total(now).or(self.neighbours_say).is_some_and(large))
+    fn is_large(&self, now: Timestamp) -> Option<bool> {
+        let total = || self.total(now).or(self.neighbours_say);
+        let large = || total().map(|total| total as usize > self.holding.leaf);
+        if self.small == Some(false) { Some(true) } else { large() }
     }
-    /// True while there is something to wait for.
-    pub fn search(&mut self, ctx: &mut Ctx, query: &Query, wanted: usize) -> bool {
-        self.routed && self.searches.begin(ctx, &mut self.stats, query, wanted)
+    /// The mesh has more than one board holds.
+    pub fn is_sharded(&self, now: Timestamp) -> bool {
+        self.routed && self.is_large(now) == Some(true)
+    }
+    /// Whether the board here may lack what the mesh has; also of a mesh whose size nobody around here knows.
+    pub fn may_lack(&self, now: Timestamp) -> bool {
+        self.routed && self.is_large(now).unwrap_or(self.small.is_none())
+    }
+    /// True while there is something to wait for. What was found before `since` is not enough.
+    pub fn search(&mut self, ctx: &mut Ctx, query: &Query, wanted: usize, since: Timestamp) -> bool {
+        self.routed && self.searches.begin(ctx, &mut self.stats, query, wanted, since)
     }
     pub fn is_searching(&self) -> bool {
         self.searches.is_running()
@@ -389,7 +397,7 @@ impl Shards {
         self.searches.last_done()
     }
     pub fn searched(&self, now: Timestamp, query: &Query, wanted: usize) -> Option<Report> {
-        self.searches.fresh(now, query, wanted)
+        self.searches.fresh(now, query, wanted, Timestamp(0))
     }
     /// So many adverts were taken back so far; with each, what was found lately is wrong.
     pub fn board_shrank(&mut self, taken_off: u64) {

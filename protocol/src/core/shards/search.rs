@@ -115,13 +115,15 @@ impl Searches {
     pub fn last_done(&self) -> Option<Timestamp> {
         self.last_done
     }
-    /// What is known about a question that was answered within the last minute.
-    pub fn fresh(&self, now: Timestamp, query: &Query, wanted: usize) -> Option<Report> {
+    /// What is known about a question that was answered within the last minute, and not before that time.
+    pub fn fresh(&self, now: Timestamp, query: &Query, wanted: usize, since: Timestamp) -> Option<Report> {
         let good_for = |report: &Report, enough: usize| {
             let came_to_its_end = report.whole || report.found as usize >= enough;
             if came_to_its_end { FRESH } else { FRESH_IF_CUT }
         };
-        let mut fresh = self.fresh.iter().filter(|(_, enough, at, report)| now - *at < good_for(report, *enough));
+        let is_fresh =
+            |at: Timestamp, report: &Report, enough: usize| at >= since && now - at < good_for(report, enough);
+        let mut fresh = self.fresh.iter().filter(|(_, enough, at, report)| is_fresh(*at, report, *enough));
         fresh.find(|(asked, enough, ..)| asked == query && *enough >= wanted).map(|(.., report)| *report)
     }
     fn is_asked(&self, query: &Query, wanted: usize) -> bool {
@@ -129,8 +131,15 @@ impl Searches {
     }
 
     /// False when there is nothing to wait for: it is known already, or too much is under way.
-    pub fn begin(&mut self, ctx: &mut Ctx, stats: &mut ShardStats, query: &Query, wanted: usize) -> bool {
-        if self.fresh(ctx.now, query, wanted).is_some() {
+    pub fn begin(
+        &mut self,
+        ctx: &mut Ctx,
+        stats: &mut ShardStats,
+        query: &Query,
+        wanted: usize,
+        since: Timestamp,
+    ) -> bool {
+        if self.fresh(ctx.now, query, wanted, since).is_some() {
             return false;
         }
         if self.is_asked(query, wanted) {
@@ -373,6 +382,15 @@ impl Search {
     }
 }
 
+/// Where a leaf is most likely met below a node with so many adverts: a step too deep costs as much as one too few, and who
+/// only looks makes no leaf there.
+fn usual_depth(depth: u8, below: u64, leaf: usize) -> u8 {
+    let least = likely_depth(depth, below, leaf);
+    let there = below >> (least - depth);
+    // Of nodes with as many as a leaf takes half have split; with a few more, nearly all (Poisson).
+    if there > (leaf + leaf / 16) as u64 { (least + 1).min(MAX_DEPTH) } else { least }
+}
+
 /// A place in this tree, at the usual depth of its leaves, that was not looked at yet.
 fn uncovered<'a, I: Iterator<Item = &'a Shard>>(
     node: &Shard,
@@ -421,7 +439,9 @@ impl Visit {
         let (standing, adverts) = (shelf.standing, shelf.adverts);
         let shows = !found.is_empty() || shelf.sample.is_some();
         self.answers.push(Answer { standing, adverts, found: found.len(), shows });
-        found
+        // Those on their way down are better than nobody. But everybody comes by them: who took only these would find them
+        // full.
+        if matches!(standing, Standing::Split { .. }) { Vec::new() } else { found }
     }
 
     fn go_on(
@@ -502,14 +522,14 @@ impl Visit {
         self.alternates.extend(self.shard.next_alternate());
     }
 
-    /// By the majority of those that answered.
+    /// By the majority of those that answered. Who is new here does not know yet whether the shard was split.
     fn conclude(&mut self, ctx: &mut Ctx, crowded: bool) {
         if self.heard().next().is_none() && !self.answers.is_empty() && !crowded {
             // Nobody here says anything that counts.
             self.look_beside();
         }
         let count = |is: fn(&Standing) -> bool| self.heard().filter(|answer| is(&answer.standing)).count();
-        let leaf = count(|standing| matches!(standing, Standing::Leaf | Standing::Warming));
+        let leaf = count(|standing| matches!(standing, Standing::Leaf));
         let split = count(|standing| matches!(standing, Standing::Split { .. }));
         let absent = count(|standing| matches!(standing, Standing::Absent));
         // 1 is said by who was not told; of the others the lower estimate: liars inflate.
@@ -522,7 +542,7 @@ impl Visit {
         let depth = self.shard.depth;
         let next = if split >= ASK.min(leaf + split + absent).max(1) && split > leaf {
             *least = depth + 1;
-            let likely = likely_depth(depth, below.into(), ctx.leaf);
+            let likely = usual_depth(depth, below.into(), ctx.leaf);
             let stride = 1 << self.downs.saturating_sub(1).min(3);
             self.downs += 1;
             Some(likely.max(depth + stride).clamp(*least, (*most).max(*least)))
@@ -544,5 +564,20 @@ impl Visit {
         }
         self.turned_to.clear();
         self.answers.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usual_depth;
+
+    #[test]
+    fn leaves_are_looked_for_where_most_of_them_are() {
+        // Where every node has as many as a leaf takes, half have split; with 1599 below, those at 4 have 100 each.
+        for (below, depth) in [(1, 0), (64, 0), (68, 0), (69, 1), (128, 1), (1024, 4), (1599, 5), (1_000_000, 14)] {
+            assert_eq!(usual_depth(0, below, 64), depth, "{below}");
+        }
+        assert_eq!(usual_depth(3, 1599, 64), 8);
+        assert_eq!(usual_depth(0, u64::MAX, 1), crate::shard::MAX_DEPTH);
     }
 }
