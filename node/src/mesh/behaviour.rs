@@ -10,7 +10,7 @@ use super::punch::Punch;
 use super::relaying::Relaying;
 use super::transport::carriers;
 use super::tunnels::Tunnels;
-use super::types::MeshConfig;
+use super::types::{Carriers, MeshConfig};
 use libp2p::kad::{self, store::MemoryStore, store::MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -112,9 +112,14 @@ fn behaviour(
     let dialback = config.server.then(DialBack::default);
     let relaying = config.relay.filter(|_| config.server).map(|limits| Relaying::new(local, limits));
     let upnp = forwards_ports(config).then(upnp::tokio::Behaviour::default);
+    let max_bytes = match config.carriers {
+        Carriers::Sockets => MAX_PROCESS_BYTES,
+        // Hundreds of nodes share this process: what it takes says nothing about one of them.
+        Carriers::Memory(_) => usize::MAX,
+    };
     Ok(move |called| Behaviour {
         guard,
-        memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_PROCESS_BYTES),
+        memory: memory_connection_limits::Behaviour::with_max_bytes(max_bytes),
         identify,
         ping,
         kad,
