@@ -15,6 +15,7 @@ mod poster;
 mod search;
 mod stats;
 mod vicinity;
+mod visit;
 
 pub use held::MAX_SHARD_ADVERTS;
 pub use holding::MAX_HELD;
@@ -28,7 +29,9 @@ use crate::envelope::Sealed;
 use crate::identity::PeerId;
 use crate::message::{Request, Response};
 use crate::refusal::Refusal;
-use crate::shard::{Block, Child, LEAF, MERGE, Position, Server, Shard, ShardRequest, ShardResponse, Standing};
+use crate::shard::{
+    Block, Child, HOLDERS, LEAF, MERGE, Position, Server, Shard, ShardRequest, ShardResponse, Standing,
+};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use holding::{Holding, Sent};
@@ -208,8 +211,9 @@ impl Shards {
                 stats.asks += 1;
                 let shelf = self.holding.ask(ctx.now, &shard, &query, after, until, limit);
                 let place = shard.position(ctx.network);
-                // Who has nothing of it and is none of its holders knows better than that there is nothing.
-                if shelf.standing == Standing::Absent && vicinity.own_rank(ctx.now, place).is_none() {
+                // Who is none of its first holders is told of no changes: that it has nothing says nothing. It knows who may.
+                let is_told = vicinity.own_rank(ctx.now, place).is_some_and(|rank| rank < HOLDERS);
+                if shelf.items.is_empty() && !is_told && !matches!(shelf.standing, Standing::Split { .. }) {
                     stats.not_holder += 1;
                     let closer = vicinity.holders(ctx.now, place).iter().map(|server| (**server).clone()).collect();
                     return Ok(Response::Shard(ShardResponse::NotHolder { closer }));

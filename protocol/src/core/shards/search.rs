@@ -5,13 +5,14 @@
 //!  query ─▶ the tiers that can hold it ─▶ in each tree one shard, then 2, 4, 8 ─▶ enough, or nothing more to see
 //!               a shard: two of its holders are asked; they may send down, or up; when they differ, others are asked
 //! ```
-use super::places::{Found, Places};
+use super::places::Places;
 use super::stats::ShardStats;
+use super::visit::{LOCAL, Visit};
 use crate::board::{BoardRefusal, PageItem};
 use crate::core::{Ctx, RpcFailure};
 use crate::identity::PeerId;
-use crate::message::{Request, Response};
-use crate::shard::{Index, MAX_DEPTH, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_for, likely_depth};
+use crate::message::Response;
+use crate::shard::{Index, Shard, ShardRequest, ShardResponse, Shelf, indexes_for};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
@@ -19,16 +20,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Searches under way: a user's creates and lists. Each costs some tens of messages.
 pub const MAX_SEARCHES: usize = 32;
-/// Holders of one shard that are asked at first …
-const ASK: usize = 2;
-/// … and at most, while they differ, or show nothing.
-const ASK_MOST: usize = 8;
-/// Holders that must not know of a shard before it is not there: those that have just come may not know yet.
-const ABSENT: usize = 3;
-/// Shards looked at in each round, until there are enough adverts.
+/// Shards looked at in each round, until there are enough adverts; then as many as in the last …
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
-/// Steps up and down to one leaf.
-const MAX_STEPS: u32 = MAX_DEPTH as u32;
+/// … and of one tier so many, beside the first of each tree: of a rare thing in a large mesh there is no end.
+const MOST_SHARDS: usize = 24;
 /// A search ends with what it has: a person waits.
 const PATIENCE: Millis = Millis::secs(10);
 /// Who wants up to so many will take one of them: after a while, two to choose from are enough.
@@ -44,9 +39,6 @@ const DEPTH_FRESH: Millis = Millis::secs(3600);
 /// Searches remembered as fresh, and trees with their depths.
 const MAX_REMEMBERED: usize = 64;
 
-/// Stands for a request to oneself; real ones begin at 1.
-const LOCAL: u64 = 0;
-
 /// How much of the board a search has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -56,30 +48,9 @@ pub struct Report {
     pub seen: u32,
     /// Every shard of every tier was looked at.
     pub whole: bool,
+    /// It ended before it had looked as far as it may.
+    pub cut: bool,
     pub took: Millis,
-}
-
-struct Visit {
-    shard: Shard,
-    /// Depths between which the leaf lies.
-    between: (u8, u8),
-    steps: u32,
-    /// Steps down into the unknown: each is twice as long as the last.
-    downs: u32,
-    asked: BTreeMap<u64, PeerId>,
-    turned_to: Vec<PeerId>,
-    answers: Vec<Answer>,
-    /// Of crowded places on the way.
-    alternates: Vec<Shard>,
-    done: bool,
-}
-
-struct Answer {
-    standing: Standing,
-    adverts: u32,
-    found: usize,
-    /// Something, whether it fits or not.
-    shows: bool,
 }
 
 struct Search {
@@ -89,6 +60,10 @@ struct Search {
     tiers: Vec<Vec<Index>>,
     tier: usize,
     round: usize,
+    /// Shards that may still be looked at in this tier.
+    left: usize,
+    /// Of some tier there is more than was looked at.
+    gave_up: bool,
     visits: Vec<Visit>,
     /// Leaves that were looked at, and places where there is none.
     covered: BTreeSet<Shard>,
@@ -118,8 +93,7 @@ impl Searches {
     /// What is known about a question that was answered within the last minute, and not before that time.
     pub fn fresh(&self, now: Timestamp, query: &Query, wanted: usize, since: Timestamp) -> Option<Report> {
         let good_for = |report: &Report, enough: usize| {
-            let came_to_its_end = report.whole || report.found as usize >= enough;
-            if came_to_its_end { FRESH } else { FRESH_IF_CUT }
+            if report.cut && (report.found as usize) < enough { FRESH_IF_CUT } else { FRESH }
         };
         let is_fresh =
             |at: Timestamp, report: &Report, enough: usize| at >= since && now - at < good_for(report, enough);
@@ -159,6 +133,8 @@ impl Searches {
             tiers: indexes_for(query),
             tier: 0,
             round: 0,
+            left: MOST_SHARDS,
+            gave_up: false,
             visits: Vec::new(),
             covered: BTreeSet::new(),
             found: BTreeSet::new(),
@@ -186,6 +162,7 @@ impl Searches {
         let Some(mut search) = self.running.remove(&id) else { return };
         self.last_done = Some(now);
         search.report.found = search.found.len() as u32;
+        search.report.cut = search.tier < search.tiers.len();
         search.report.took = now - search.began;
         self.fresh.retain(|(query, _, at, _)| *query != search.query && now - *at < FRESH);
         if self.fresh.len() >= MAX_REMEMBERED {
@@ -322,7 +299,7 @@ impl Search {
             let new: Vec<Shard> =
                 self.visits.iter_mut().flat_map(|visit| std::mem::take(&mut visit.alternates)).collect();
             if !new.is_empty() {
-                self.visits.extend(new.into_iter().map(Visit::new));
+                self.visits.extend(new.into_iter().map(|shard| Visit::new(shard, ctx.rng)));
                 continue;
             }
             let late = self.wanted <= A_CHOICE && self.began + CHOOSE_AFTER <= ctx.now;
@@ -332,7 +309,7 @@ impl Search {
             }
             self.visits.clear();
             if enough || !self.next_round(ctx, places, depths) {
-                self.report.whole = !enough && self.tier >= self.tiers.len();
+                self.report.whole = !enough && self.tier >= self.tiers.len() && !self.gave_up;
                 return true;
             }
         }
@@ -349,23 +326,27 @@ impl Search {
     fn next_round(&mut self, ctx: &mut Ctx, places: &mut Places, depths: &BTreeMap<Index, (u8, Timestamp)>) -> bool {
         while let Some(indexes) = self.tiers.get(self.tier) {
             let mut targets = Vec::new();
-            if let Some(width) = WIDTHS.get(self.round) {
-                let width = if self.round == 0 { indexes.len() } else { self.needed().max(*width) };
-                // By turns. A tree that was seen whole, such as an empty one, gives its turns to the others.
-                let mut open: VecDeque<&Index> = indexes.iter().collect();
-                while targets.len() < width
-                    && let Some(index) = open.pop_front()
-                {
-                    let depth = depths.get(index).filter(|(_, at)| ctx.now - *at < DEPTH_FRESH).map_or(0, |(d, _)| *d);
-                    let all = || self.covered.iter().chain(&targets);
-                    if let Some(shard) = uncovered(&Shard::root(index.clone()), depth, &all, ctx.rng) {
-                        targets.push(shard);
-                        open.push_back(index);
-                    }
+            let usual = WIDTHS[self.round.min(WIDTHS.len() - 1)];
+            let width = if self.round == 0 { indexes.len() } else { self.needed().max(usual) };
+            // By turns. A tree that was seen whole, such as an empty one, gives its turns to the others.
+            let mut open: VecDeque<&Index> = indexes.iter().collect();
+            while targets.len() < width
+                && let Some(index) = open.pop_front()
+            {
+                let depth = depths.get(index).filter(|(_, at)| ctx.now - *at < DEPTH_FRESH).map_or(0, |(d, _)| *d);
+                let all = || self.covered.iter().chain(&targets);
+                if let Some(shard) = uncovered(&Shard::root(index.clone()), depth, &all, ctx.rng) {
+                    targets.push(shard);
+                    open.push_back(index);
                 }
             }
+            if self.round > 0 {
+                self.gave_up |= targets.len() > self.left;
+                targets.truncate(self.left);
+                self.left -= targets.len();
+            }
             if targets.is_empty() {
-                (self.tier, self.round) = (self.tier + 1, 0);
+                (self.tier, self.round, self.left) = (self.tier + 1, 0, MOST_SHARDS);
                 continue;
             }
             if self.round == 0 {
@@ -375,38 +356,32 @@ impl Search {
                 }
             }
             self.round += 1;
-            self.visits = targets.into_iter().map(Visit::new).collect();
+            self.visits = targets.into_iter().map(|shard| Visit::new(shard, ctx.rng)).collect();
             return true;
         }
         false
     }
 }
 
-/// Where a leaf is most likely met below a node with so many adverts: a step too deep costs as much as one too few, and who
-/// only looks makes no leaf there.
-fn usual_depth(depth: u8, below: u64, leaf: usize) -> u8 {
-    let least = likely_depth(depth, below, leaf);
-    let there = below >> (least - depth);
-    // Of nodes with as many as a leaf takes half have split; with a few more, nearly all (Poisson).
-    if there > (leaf + leaf / 16) as u64 { (least + 1).min(MAX_DEPTH) } else { least }
-}
-
-/// A place in this tree, at the usual depth of its leaves, that was not looked at yet.
+/// A place in this tree, at the usual depth of its leaves, that was not looked at yet: in the largest part of it that was
+/// not, or two would meet at one leaf while another is never seen.
 fn uncovered<'a, I: Iterator<Item = &'a Shard>>(
-    node: &Shard,
+    root: &Shard,
     depth: u8,
     covered: &impl Fn() -> I,
     rng: &mut impl Rng,
 ) -> Option<Shard> {
-    if covered().any(|leaf| leaf.covers(node)) {
-        return None;
+    let mut row = vec![root.clone()];
+    while !row.is_empty() {
+        row.retain(|node| !covered().any(|leaf| leaf.covers(node)));
+        let untouched: Vec<&Shard> = row.iter().filter(|node| !covered().any(|leaf| node.covers(leaf))).collect();
+        if !untouched.is_empty() {
+            let node = untouched[rng.next_u32() as usize % untouched.len()];
+            return Some(node.down_to(depth, rng.next_u32()));
+        }
+        row = row.iter().flat_map(|node| [0, 1].map(|bit| node.down_to(node.depth + 1, bit))).collect();
     }
-    if !covered().any(|leaf| node.covers(leaf)) {
-        return Some(node.down_to(depth, rng.next_u32()));
-    }
-    let first = rng.next_u32() & 1;
-    let child = |bit: u32| node.down_to(node.depth + 1, bit);
-    uncovered(&child(first), depth, covered, rng).or_else(|| uncovered(&child(1 - first), depth, covered, rng))
+    None
 }
 
 fn remember_depth(depths: &mut BTreeMap<Index, (u8, Timestamp)>, now: Timestamp, leaf: &Shard) {
@@ -415,169 +390,5 @@ fn remember_depth(depths: &mut BTreeMap<Index, (u8, Timestamp)>, now: Timestamp,
     }
     if depths.len() < MAX_REMEMBERED || depths.contains_key(&leaf.index) {
         depths.insert(leaf.index.clone(), (leaf.depth, now));
-    }
-}
-
-impl Visit {
-    fn new(shard: Shard) -> Self {
-        Visit {
-            shard,
-            between: (0, MAX_DEPTH),
-            steps: 0,
-            downs: 0,
-            asked: BTreeMap::new(),
-            turned_to: Vec::new(),
-            answers: Vec::new(),
-            alternates: Vec::new(),
-            done: false,
-        }
-    }
-
-    fn take_in(&mut self, shelf: &Shelf) -> Vec<PeerId> {
-        let items = shelf.items.iter().take(crate::board::PAGE);
-        let found: Vec<PeerId> = items.map(|item| item.advert.signer).collect();
-        let (standing, adverts) = (shelf.standing, shelf.adverts);
-        let shows = !found.is_empty() || shelf.sample.is_some();
-        self.answers.push(Answer { standing, adverts, found: found.len(), shows });
-        // Those on their way down are better than nobody. But everybody comes by them: who took only these would find them
-        // full.
-        if matches!(standing, Standing::Split { .. }) { Vec::new() } else { found }
-    }
-
-    fn go_on(
-        &mut self,
-        ctx: &mut Ctx,
-        places: &mut Places,
-        stats: &mut ShardStats,
-        ask: impl Fn(&Shard) -> ShardRequest,
-        here: impl Fn(&Shard) -> LocalAsk,
-        local: &mut Vec<LocalAsk>,
-    ) {
-        while !self.done && self.asked.is_empty() {
-            let wanted = self.wanted(stats);
-            if wanted > 0 {
-                let holders = match places.holders(ctx, &self.shard) {
-                    Found::Holders(holders) => holders,
-                    Found::Wait => return,
-                    Found::Nobody => Vec::new(),
-                };
-                if self.turned_to.is_empty() && places.is_crowded(&self.shard) {
-                    self.look_beside();
-                }
-                let mut fresh: Vec<PeerId> =
-                    holders.iter().map(|server| server.peer).filter(|peer| !self.turned_to.contains(peer)).collect();
-                let mut sent = 0;
-                while sent < wanted && !fresh.is_empty() && self.turned_to.len() < ASK_MOST {
-                    let to = fresh.swap_remove(ctx.rng.next_u32() as usize % fresh.len());
-                    self.turned_to.push(to);
-                    sent += 1;
-                    stats.asked += 1;
-                    if to == ctx.me() {
-                        local.push(here(&self.shard));
-                        // Its answer comes before the others'; it stands for one that is asked.
-                        self.asked.insert(LOCAL, to);
-                    } else {
-                        let rpc = ctx.send(to, Request::Shard(ask(&self.shard)));
-                        self.asked.insert(rpc, to);
-                    }
-                }
-                if sent > 0 {
-                    return;
-                }
-            }
-            let crowded = places.is_crowded(&self.shard);
-            self.conclude(ctx, crowded);
-        }
-    }
-
-    /// What counts of the answers. Who has nothing of a shard says so, and who calls it a leaf shows at least one advert of
-    /// it: who does neither keeps everything to himself.
-    fn heard(&self) -> impl Iterator<Item = &Answer> {
-        let leaf = |answer: &Answer| matches!(answer.standing, Standing::Leaf | Standing::Warming);
-        self.answers.iter().filter(move |answer| answer.shows || !leaf(answer))
-    }
-
-    /// How many more holders should be asked: those that were asked differ, or are new themselves, or said nothing.
-    fn wanted(&self, stats: &mut ShardStats) -> usize {
-        let heard: Vec<&Answer> = self.heard().filter(|answer| answer.standing != Standing::Warming).collect();
-        if heard.len() < ASK {
-            return ASK - heard.len();
-        }
-        let say = |is: fn(&Standing) -> bool| heard.iter().filter(|answer| is(&answer.standing)).count();
-        let said = [
-            say(|standing| matches!(standing, Standing::Leaf)) >= ASK,
-            say(|standing| matches!(standing, Standing::Split { .. })) >= ASK,
-            say(|standing| matches!(standing, Standing::Absent)) >= ABSENT,
-        ];
-        let most = heard.iter().map(|answer| answer.found).max().unwrap_or(0);
-        let near = heard.iter().filter(|answer| answer.found * 4 >= most * 3).count();
-        if said.contains(&true) && near >= ASK {
-            return 0;
-        }
-        stats.mismatches += 1;
-        1
-    }
-
-    fn look_beside(&mut self) {
-        self.alternates.extend(self.shard.next_alternate());
-    }
-
-    /// By the majority of those that answered. Who is new here does not know yet whether the shard was split.
-    fn conclude(&mut self, ctx: &mut Ctx, crowded: bool) {
-        if self.heard().next().is_none() && !self.answers.is_empty() && !crowded {
-            // Nobody here says anything that counts.
-            self.look_beside();
-        }
-        let count = |is: fn(&Standing) -> bool| self.heard().filter(|answer| is(&answer.standing)).count();
-        let leaf = count(|standing| matches!(standing, Standing::Leaf));
-        let split = count(|standing| matches!(standing, Standing::Split { .. }));
-        let absent = count(|standing| matches!(standing, Standing::Absent));
-        // 1 is said by who was not told; of the others the lower estimate: liars inflate.
-        let below = self.heard().filter_map(|answer| match answer.standing {
-            Standing::Split { below } if below > 1 => Some(below),
-            _ => None,
-        });
-        let below = below.min().unwrap_or(1);
-        let (least, most) = &mut self.between;
-        let depth = self.shard.depth;
-        let next = if split >= ASK.min(leaf + split + absent).max(1) && split > leaf {
-            *least = depth + 1;
-            let likely = usual_depth(depth, below.into(), ctx.leaf);
-            let stride = 1 << self.downs.saturating_sub(1).min(3);
-            self.downs += 1;
-            Some(likely.max(depth + stride).clamp(*least, (*most).max(*least)))
-        } else if absent > leaf && depth > *least {
-            *most = depth - 1;
-            Some(*least + (depth - *least) / 2)
-        } else {
-            None
-        };
-        self.steps += 1;
-        let stays = self.shard.alternate > 0;
-        match next.filter(|next| !stays && *next <= *most && self.steps < MAX_STEPS) {
-            Some(next) if next > depth => self.shard = self.shard.down_to(next, ctx.rng.next_u32()),
-            Some(next) => self.shard = self.shard.up_to(next),
-            None => {
-                self.done = true;
-                return;
-            }
-        }
-        self.turned_to.clear();
-        self.answers.clear();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::usual_depth;
-
-    #[test]
-    fn leaves_are_looked_for_where_most_of_them_are() {
-        // Where every node has as many as a leaf takes, half have split; with 1599 below, those at 4 have 100 each.
-        for (below, depth) in [(1, 0), (64, 0), (68, 0), (69, 1), (128, 1), (1024, 4), (1599, 5), (1_000_000, 14)] {
-            assert_eq!(usual_depth(0, below, 64), depth, "{below}");
-        }
-        assert_eq!(usual_depth(3, 1599, 64), 8);
-        assert_eq!(usual_depth(0, u64::MAX, 1), crate::shard::MAX_DEPTH);
     }
 }

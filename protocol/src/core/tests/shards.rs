@@ -63,6 +63,38 @@ fn a_search_looks_at_every_leaf_of_the_last_class_too() {
     assert_eq!(leaves.len(), 4, "{leaves:?}");
 }
 
+/// A guess that was too deep says nothing of what lies beside the way to it.
+#[test]
+fn a_search_looks_at_every_leaf_of_a_crooked_tree() {
+    let servers: Vec<Arc<Server>> = (2..10).map(server).collect();
+    let want = Resources { memory_mib: crate::units::MemoryMib(64 << 10), ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Any, arch: Some(Arch::X86_64), ..Query::default() };
+    let root = Shard::root(crate::shard::indexes_for(&query)[0][0].clone());
+    let leaf = |depth, prefix| Shard { depth, prefix, ..root.clone() };
+    let leaves = [leaf(2, 0b00), leaf(3, 0b010), leaf(4, 0b0110), leaf(4, 0b0111), leaf(1, 1)];
+    for seed in 0..60 {
+        let mut node = Node::new(60 + seed);
+        node.input(Input::Vicinity { own: None, servers: servers.clone() });
+        let mut looked: BTreeSet<Shard> = BTreeSet::new();
+        let effects = node.input(Input::Search { query: query.clone(), wanted: 1 });
+        answered(&mut node, &servers, effects, |_, asked| {
+            let ShardRequest::Ask { shard, .. } = asked else { panic!("{asked:?}") };
+            let standing = if leaves.contains(&shard) {
+                looked.insert(shard);
+                Standing::Leaf
+            } else if leaves.iter().any(|leaf| shard.covers(leaf)) {
+                // As if it were even.
+                Standing::Split { below: 600 >> shard.depth }
+            } else {
+                Standing::Absent
+            };
+            ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts: 40, standing })
+        });
+        assert!(!node.core.is_searching());
+        assert_eq!(looked.len(), leaves.len(), "with {seed}: {looked:?}");
+    }
+}
+
 /// Answers whatever a node asks of holders until it asks nothing more; `answer` says what each of them says.
 fn answered(
     node: &mut Node,
