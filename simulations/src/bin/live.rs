@@ -1,14 +1,19 @@
 //! Our node beside the bare library: `live [SIZE,…] [KIND,…]`, by default `live 50,200,500 bare,gossip-only,ours`.
 //! Prints each row as a line of JSON as soon as it is there, and a table at the end. Every row is measured in a process
 //! of its own. `live lookups [NODES] [COUNT]`, by default 50 and 10000: does everybody find what was acknowledged?
+//! `live calibrate [NODES] [NODES] [COUNT]`, by default 100, 200 and 1500: how far what the model says is off.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
 use protocol::Fault;
-use simulations::live::{Figures, Kind, LookupPlan, Plan, Setup, compare, run, run_lookups};
+use simulations::live::{Figures, Kind, LookupPlan, Lookups, Plan, Setup, Sizes, calibrate, compare, run, run_lookups};
 use std::process::{Command, ExitCode, Stdio};
 
 /// What a row's process is started with, before its setup.
 const ONE: &str = "--one";
 const LOOKUPS: &str = "lookups";
+const CALIBRATE: &str = "calibrate";
+/// Of a calibration, when nothing else is said: the size that is fitted at, the one that is predicted, and lookups of each.
+const SIZES: [usize; 2] = [100, 200];
+const LOOKED_UP: usize = 1500;
 /// Of lookups, when nothing else is said.
 const NODES: usize = 50;
 const COUNT: usize = 10_000;
@@ -18,6 +23,7 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         [flag, setup] if flag == ONE => one(setup),
         [what, words @ ..] if what == LOOKUPS => look_up(words),
+        [what, words @ ..] if what == CALIBRATE => lay_beside(words),
         words => plan(words).map(|plan| {
             let report = compare(&plan, in_a_process, |row| println!("{}", json(row)));
             println!("\n{}", report.table());
@@ -81,6 +87,19 @@ fn look_up(words: &[String]) -> Result<(), Fault> {
     match lookups.found == lookups.made {
         true => Ok(()),
         false => Err(Fault::internal(format!("not found, as (round, node), the first few: {:?}", lookups.missed))),
+    }
+}
+
+fn lay_beside(words: &[String]) -> Result<(), Fault> {
+    let given = words.iter().map(|word| number(word)).collect::<Result<Vec<usize>, Fault>>()?;
+    let or = |at: usize, usual: usize| given.get(at).copied().unwrap_or(usual);
+    let sizes = Sizes { nodes: [or(0, SIZES[0]), or(1, SIZES[1])], lookups: or(2, LOOKED_UP) };
+    let look_up = |plan: &LookupPlan| -> Result<Lookups, Fault> { run_lookups(plan) };
+    let calibration = calibrate(&sizes, in_a_process, look_up, |line| println!("{line}"))?;
+    println!("\n{}", calibration.table());
+    match calibration.is_within() {
+        true => Ok(()),
+        false => Err(Fault::internal("the model is further off than it may be")),
     }
 }
 

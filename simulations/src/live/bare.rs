@@ -101,6 +101,8 @@ impl Fleet for Bare {
             opened: read(&self.counts.opened),
             bytes_in: read(&self.counts.traffic.bytes_in),
             bytes_out: read(&self.counts.traffic.bytes_out),
+            // It has no requests of its own: Kademlia asks by itself.
+            requests: 0,
             firsts: read(&self.counts.firsts),
             copies: read(&self.counts.copies),
         }

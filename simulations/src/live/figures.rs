@@ -123,6 +123,7 @@ pub struct Figures {
     /// Of one node, for each second in which messages were said.
     pub cpu_ms_per_s: f64,
     pub bytes_per_s: f64,
+    pub requests_per_s: f64,
 }
 
 impl Figures {
@@ -152,6 +153,7 @@ impl Figures {
             join_kib: join.counted.bytes_out as f64 / nodes / 1024.0,
             cpu_ms_per_s: steady.cpu.as_secs_f64() * 1000.0 / nodes / seconds,
             bytes_per_s: steady.counted.bytes_out as f64 / nodes / seconds,
+            requests_per_s: steady.counted.requests as f64 / nodes / seconds,
             setup,
         }
     }

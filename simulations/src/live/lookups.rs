@@ -57,6 +57,9 @@ pub struct Lookups {
     pub rounds: usize,
     /// Where the deepest of them stood.
     pub depth: u8,
+    /// What everybody sent meanwhile, for each lookup.
+    pub requests: f64,
+    pub kib: f64,
     /// Gossip messages that came to anybody meanwhile.
     pub gossiped: u64,
     /// The first few that found nothing: the round, and the node.
@@ -101,7 +104,7 @@ async fn grow(fleet: &Ours, changes: &mut usize) -> Result<(), Fault> {
 }
 
 async fn all_rounds(plan: &LookupPlan, fleet: &Ours, mut changes: usize) -> Result<Lookups, Fault> {
-    let gossiped = fleet.counted().firsts;
+    let before = fleet.counted();
     let providers: Vec<&LiveNode> = fleet.providers().collect();
     let (mut lookups, mut puts, mut times) = (Lookups::default(), Vec::new(), Vec::new());
     while lookups.made < plan.lookups {
@@ -129,7 +132,10 @@ async fn all_rounds(plan: &LookupPlan, fleet: &Ours, mut changes: usize) -> Resu
     }
     (lookups.p50_ms, lookups.p99_ms) = percentiles(times);
     (lookups.put_p50_ms, lookups.put_p99_ms) = percentiles(puts);
-    lookups.gossiped = fleet.counted().firsts - gossiped;
+    let meanwhile = fleet.counted().since(&before);
+    lookups.gossiped = meanwhile.firsts;
+    lookups.requests = meanwhile.requests as f64 / lookups.made.max(1) as f64;
+    lookups.kib = meanwhile.bytes_out as f64 / lookups.made.max(1) as f64 / 1024.0;
     Ok(lookups)
 }
 

@@ -9,6 +9,7 @@
 //! Messages are spaced and links slow, or two cores shared by hundreds of nodes would be all that is measured.
 mod arrivals;
 mod bare;
+mod calibrate;
 mod compare;
 mod figures;
 mod lookups;
@@ -16,6 +17,7 @@ mod ours;
 mod play;
 mod process;
 
+pub use calibrate::{Calibration, Line, Sizes, calibrate};
 pub use compare::{Plan, Report, Row, compare};
 pub use figures::{Figures, Kind, Setup};
 pub use lookups::{LookupPlan, Lookups, run_lookups};
@@ -42,6 +44,8 @@ pub(crate) struct Counted {
     pub opened: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Requests of ours.
+    pub requests: u64,
     /// Messages that came, each node's first copy and every copy.
     pub firsts: u64,
     pub copies: u64,
@@ -138,6 +142,7 @@ impl Counted {
             opened: self.opened - before.opened,
             bytes_in: self.bytes_in - before.bytes_in,
             bytes_out: self.bytes_out - before.bytes_out,
+            requests: self.requests - before.requests,
             firsts: self.firsts - before.firsts,
             copies: self.copies - before.copies,
         }
@@ -151,6 +156,7 @@ impl std::ops::Add for Counted {
             opened: self.opened + other.opened,
             bytes_in: self.bytes_in + other.bytes_in,
             bytes_out: self.bytes_out + other.bytes_out,
+            requests: self.requests + other.requests,
             firsts: self.firsts + other.firsts,
             copies: self.copies + other.copies,
         }

@@ -115,6 +115,7 @@ impl LiveNode {
             opened: metrics.connections_opened,
             bytes_in: metrics.bytes_in,
             bytes_out: metrics.bytes_out,
+            requests: metrics.requests_out,
             firsts: metrics.gossip_in,
             copies: metrics.gossip_copies,
         }

@@ -12,6 +12,7 @@
 //! | `checks`, `story` | what must hold, always; the last events, for a replay |
 //! | `scenario`, `run`, `observe`, `expect`, `shrink` | a file, its run, what was seen, what was promised, the smallest run that fails |
 //! | `plot` | the same as pictures |
+//! | `trial` | what the live engine measures, measured here |
 mod attack;
 pub mod checks;
 pub mod expect;
@@ -29,6 +30,7 @@ pub mod run;
 pub mod scenario;
 pub mod shrink;
 mod story;
+pub mod trial;
 mod wires;
 
 use crate::rng::Dice;
@@ -100,6 +102,15 @@ pub struct Birth {
     pub clock: i64,
 }
 
+/// What everybody has sent, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub requests: u64,
+    /// Gossip that came to anybody: for the first time, and in all.
+    pub firsts: u64,
+    pub copies: u64,
+}
+
 pub struct Model {
     /// Milliseconds since the beginning.
     pub now: u64,
@@ -112,6 +123,7 @@ pub struct Model {
     pub rounds: Vec<u8>,
     pub failed_lookups: u64,
     pub events: u64,
+    pub tally: Tally,
     /// Creates of all users, in the order of their asking.
     pub creates: Vec<Create>,
     /// The first invariant that did not hold; nothing happens after it.
@@ -143,6 +155,7 @@ impl Model {
             rounds: Vec::new(),
             failed_lookups: 0,
             events: 0,
+            tally: Tally::default(),
             creates: Vec::new(),
             violation: None,
             story: None,

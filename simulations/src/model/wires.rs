@@ -57,6 +57,7 @@ impl Model {
         self.hash(id, &body);
         let kind = kind_of(&body);
         self.check_request(id, kind, &body);
+        self.tally.requests += 1;
         let epoch = self.nodes[id as usize].epoch;
         let target = self.by_peer.get(&to).copied();
         let Some(to) = target.filter(|to| self.nodes[*to as usize].is_up() && self.can_talk(id, *to)) else {
@@ -163,9 +164,11 @@ impl Model {
     pub(super) fn gossip_arrives(&mut self, to: Id, from: Id, mark: u64, body: Arc<[u8]>) {
         let bytes = body.len() + self.wire.gossip;
         self.nodes[to as usize].meter.receive(Kind::Gossip, bytes);
+        self.tally.copies += 1;
         if self.nodes[to as usize].core.is_none() || !self.hear(to, mark) {
             return;
         }
+        self.tally.firsts += 1;
         let peer = self.nodes[from as usize].peer;
         self.nodes[to as usize].judging.push((mark, from, body.clone()));
         self.input(to, Input::Gossip { id: mark, from: peer, body: body.to_vec() });
