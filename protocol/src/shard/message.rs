@@ -1,9 +1,9 @@
 //! What nodes say about shards.
 use super::{Block, Server, Shard};
-use crate::board::{PageItem, Posting};
+use crate::board::{Board, PAGE, PageItem, Posting};
 use crate::identity::PeerId;
 use crate::spec::Query;
-use crate::units::Millis;
+use crate::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Postings that one holder passes to another in one message: two full leaves, under `MAX_MESSAGE` with adverts of the
@@ -25,6 +25,8 @@ pub enum ShardRequest {
     Count(Child),
     /// These have you among their closest now; whoever says so has their adverts.
     Invite(Vec<State>),
+    /// This shard is asked for more often than its holder can bear: whoever is behind it answers in its place for a while.
+    Relieve(State),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +68,9 @@ pub enum ShardResponse {
         closer: Vec<Server>,
     },
     Shelf(Shelf),
-    /// Shared, invited.
+    /// This one answers as well: it is asked for too often here.
+    Elsewhere(Server),
+    /// Shared, invited, relieved.
     Noted,
     Counted {
         merged: bool,
@@ -112,6 +116,28 @@ pub struct Shelf {
     /// Adverts in the shard here, whether or not they fit the question.
     pub adverts: u32,
     pub standing: Standing,
+}
+
+impl Shelf {
+    /// What a board has for a question, for those from behind `after` round to `until`.
+    pub fn of(
+        board: &Board,
+        standing: Standing,
+        now: Timestamp,
+        query: &Query,
+        after: PeerId,
+        until: PeerId,
+        limit: u16,
+    ) -> Shelf {
+        let page = board.shelf(now, query, after, until, usize::from(limit).min(PAGE));
+        let any = || board.page(now, None, 1).items.pop();
+        let sample = if page.items.is_empty() { any() } else { None };
+        Shelf { items: page.items, sample, next: page.next, adverts: board.len() as u32, standing }
+    }
+    /// Of a shard that is not there.
+    pub fn absent() -> Shelf {
+        Shelf { items: Vec::new(), sample: None, next: None, adverts: 0, standing: Standing::Absent }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

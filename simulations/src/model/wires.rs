@@ -114,9 +114,10 @@ impl Model {
             ShardRequest::Count(_) => {
                 ShardResponse::Counted { merged: false, total: Some(1_000_000), closer: Vec::new() }
             }
-            ShardRequest::Snapshot { .. } | ShardRequest::Share { .. } | ShardRequest::Invite(_) => {
-                ShardResponse::Noted
-            }
+            ShardRequest::Snapshot { .. }
+            | ShardRequest::Share { .. }
+            | ShardRequest::Invite(_)
+            | ShardRequest::Relieve(_) => ShardResponse::Noted,
         };
         let body = Frame::encode(self.clock(liar), Response::Shard(answer));
         let after = self.delay(liar, to);

@@ -13,7 +13,7 @@ use crate::message::Request;
 use crate::refusal::Refusal;
 use crate::shard::{
     Block, Child, Go, HOLDERS, Index, MAX_SHARED, Position, PutAnswer, Server, Shard, ShardRequest, ShardResponse,
-    Shared, Shelf, Standing, State,
+    Shared, Shelf, State,
 };
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
@@ -244,14 +244,9 @@ impl Holding {
     }
 
     pub fn ask(&self, now: Timestamp, shard: &Shard, query: &Query, after: PeerId, until: PeerId, limit: u16) -> Shelf {
-        let Some(held) = self.held.get(shard) else {
-            return Shelf { items: Vec::new(), sample: None, next: None, adverts: 0, standing: Standing::Absent };
-        };
-        let (adverts, standing) = (held.board.len() as u32, held.standing(now));
-        let page = held.board.shelf(now, query, after, until, usize::from(limit).min(PAGE));
-        let any = || held.board.page(now, None, 1).items.pop();
-        let sample = if page.items.is_empty() { any() } else { None };
-        Shelf { items: page.items, sample, next: page.next, adverts, standing }
+        self.held.get(shard).map_or_else(Shelf::absent, |held| {
+            Shelf::of(&held.board, held.standing(now), now, query, after, until, limit)
+        })
     }
 
     pub fn snapshot(&self, now: Timestamp, shard: &Shard, after: Option<PeerId>) -> Page {

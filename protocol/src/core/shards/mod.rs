@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `vicinity`, `places` | who holds what: near here by what is known, elsewhere by asking the routing |
 //! | `holding`, `held`, `block`, `outbox` | as a holder: takes, answers, passes on, splits, merges, counts |
+//! | `relief` | as a busy holder, and as who helps one |
 //! | `poster` | as a provider: puts its own advert to two holders in each index |
 //! | `search` | as a requestor: asks two holders of as many shards as it needs |
 mod block;
@@ -12,6 +13,7 @@ mod holding;
 mod outbox;
 mod places;
 mod poster;
+mod relief;
 mod search;
 mod stats;
 mod vicinity;
@@ -19,6 +21,7 @@ mod visit;
 
 pub use held::MAX_SHARD_ADVERTS;
 pub use holding::MAX_HELD;
+pub use relief::{BUSY, MAX_COPIES};
 pub use search::Report;
 pub use stats::ShardStats;
 
@@ -37,6 +40,7 @@ use crate::units::{Millis, Timestamp};
 use holding::{Holding, Sent};
 use places::{Found, Places};
 use poster::{Outcome, Poster};
+use relief::{Relief, Relieved};
 use search::Searches;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,6 +52,8 @@ const SWEEP_EVERY: Millis = Millis::secs(60);
 const COUNT_EVERY: Millis = Millis::secs(30);
 /// Requests to other holders whose answers are awaited: a batch to each, a snapshot of each shard.
 const MAX_ERRANDS: usize = 1024;
+/// Pages of one snapshot: as many as a full shard of the largest adverts takes, twice. Beyond it somebody makes them up.
+const MAX_PAGES: u32 = 32;
 /// The mesh answers or fails every request within 5 s.
 const UNANSWERED: Millis = Millis::secs(15);
 /// Holders that must say the same before gossip ends or begins again; and those of a parent that are told.
@@ -58,7 +64,8 @@ const TOTALS: usize = 4;
 /// A request to another holder, and what its answer is for.
 enum Errand {
     Share { to: PeerId },
-    Snapshot { from: PeerId, shard: Shard },
+    Snapshot { from: PeerId, shard: Shard, page: u32 },
+    Relieve { helper: Arc<Server>, shard: Shard },
     Count { to: PeerId, child: Shard, parent: Shard },
 }
 
@@ -66,6 +73,7 @@ pub struct Shards {
     vicinity: Vicinity,
     places: Places,
     holding: Holding,
+    relief: Relief,
     poster: Poster,
     searches: Searches,
     errands: BTreeMap<u64, (Timestamp, Errand)>,
@@ -88,6 +96,7 @@ impl Shards {
             vicinity: Vicinity::default(),
             places: Places::default(),
             holding: Holding::new(leaf, merge),
+            relief: Relief::default(),
             poster: Poster::default(),
             searches: Searches::default(),
             errands: BTreeMap::new(),
@@ -209,16 +218,7 @@ impl Shards {
             }
             ShardRequest::Ask { shard, query, after, until, limit } => {
                 stats.asks += 1;
-                let shelf = self.holding.ask(ctx.now, &shard, &query, after, until, limit);
-                let place = shard.position(ctx.network);
-                // Who is none of its first holders is told of no changes: that it has nothing says nothing. It knows who may.
-                let is_told = vicinity.own_rank(ctx.now, place).is_some_and(|rank| rank < HOLDERS);
-                if shelf.items.is_empty() && !is_told && !matches!(shelf.standing, Standing::Split { .. }) {
-                    stats.not_holder += 1;
-                    let closer = vicinity.holders(ctx.now, place).iter().map(|server| (**server).clone()).collect();
-                    return Ok(Response::Shard(ShardResponse::NotHolder { closer }));
-                }
-                ShardResponse::Shelf(shelf)
+                return Ok(Response::Shard(self.asked(ctx, &shard, &query, after, until, limit)));
             }
             ShardRequest::Share { items, states } => self.holding.share(ctx, vicinity, stats, from, items, states)?,
             ShardRequest::Snapshot { shard, after } => {
@@ -232,7 +232,13 @@ impl Shards {
                 let new = self.holding.invited(ctx, vicinity, from, states);
                 stats.invited += new.len() as u64;
                 for shard in new {
-                    self.read_snapshot(ctx, from, shard, None);
+                    self.read_snapshot(ctx, from, shard, None, 1);
+                }
+                ShardResponse::Noted
+            }
+            ShardRequest::Relieve(state) => {
+                if self.relief.help(ctx, vicinity, from, &state) {
+                    self.read_snapshot(ctx, from, state.shard, None, 1);
                 }
                 ShardResponse::Noted
             }
@@ -240,10 +246,51 @@ impl Shards {
         Ok(Response::Shard(response))
     }
 
-    fn read_snapshot(&mut self, ctx: &mut Ctx, from: PeerId, shard: Shard, after: Option<PeerId>) {
+    /// A question of a requestor's, or of a provider that looks whether it stands here.
+    fn asked(
+        &mut self,
+        ctx: &mut Ctx,
+        shard: &Shard,
+        query: &Query,
+        after: PeerId,
+        until: PeerId,
+        limit: u16,
+    ) -> ShardResponse {
+        let now = ctx.now;
+        if let Some(held) = self.holding.get(shard).filter(|_| after == until) {
+            match self.relief.asked(now, &self.vicinity, shard, held) {
+                Relieved::No => {}
+                Relieved::By(helper) => {
+                    self.stats.sent_on += 1;
+                    return ShardResponse::Elsewhere((*helper).clone());
+                }
+                Relieved::Tells(helper) => {
+                    let state = held.state(now, shard);
+                    let rpc = ctx.send(helper.peer, Request::Shard(ShardRequest::Relieve(state)));
+                    self.errand(now, rpc, Errand::Relieve { helper, shard: shard.clone() });
+                }
+            }
+        }
+        let shelf = self.holding.ask(now, shard, query, after, until, limit);
+        let place = shard.position(ctx.network);
+        // Who is none of its first holders is told of no changes: that it has nothing says nothing. It knows who may.
+        let is_told = self.vicinity.own_rank(now, place).is_some_and(|rank| rank < HOLDERS);
+        if !shelf.items.is_empty() || is_told || matches!(shelf.standing, Standing::Split { .. }) {
+            return ShardResponse::Shelf(shelf);
+        }
+        if let Some(shelf) = self.relief.ask(now, shard, query, after, until, limit) {
+            self.stats.helped += 1;
+            return ShardResponse::Shelf(shelf);
+        }
+        self.stats.not_holder += 1;
+        let closer = self.vicinity.holders(now, place).iter().map(|server| (**server).clone()).collect();
+        ShardResponse::NotHolder { closer }
+    }
+
+    fn read_snapshot(&mut self, ctx: &mut Ctx, from: PeerId, shard: Shard, after: Option<PeerId>, page: u32) {
         let request = ShardRequest::Snapshot { shard: shard.clone(), after };
         let rpc = ctx.send(from, Request::Shard(request));
-        self.errand(ctx.now, rpc, Errand::Snapshot { from, shard });
+        self.errand(ctx.now, rpc, Errand::Snapshot { from, shard, page });
     }
 
     fn sent(&mut self, now: Timestamp, sent: Vec<Sent>) {
@@ -293,15 +340,25 @@ impl Shards {
         match (errand, result) {
             (Errand::Share { to }, Err(_)) => self.vicinity.missed(now, to),
             (Errand::Share { to }, Ok(_)) => self.vicinity.heard(to),
-            (Errand::Snapshot { from, shard }, Ok(Response::Board(page))) => {
-                self.holding.snapshot_read(ctx, &mut self.stats, from, &shard, page);
+            (Errand::Snapshot { from, shard, page: number }, Ok(Response::Board(page))) => {
                 // At most what a shard takes; a page that does not go on is the last.
                 let more = page.items.last().zip(page.next).filter(|(last, next)| last.advert.signer == *next);
-                if let Some((_, next)) = more.filter(|_| self.holding.wants_more(&shard)) {
-                    self.read_snapshot(ctx, from, shard, Some(next));
+                let wants_more = if self.relief.is_reading(&shard, from) {
+                    self.relief.snapshot_read(ctx, &mut self.stats, from, &shard, page);
+                    self.relief.is_reading(&shard, from)
+                } else {
+                    self.holding.snapshot_read(ctx, &mut self.stats, from, &shard, page);
+                    self.holding.wants_more(&shard)
+                };
+                if let Some((_, next)) = more.filter(|_| wants_more && number < MAX_PAGES) {
+                    self.read_snapshot(ctx, from, shard, Some(next), number + 1);
                 }
             }
             (Errand::Snapshot { from, .. }, _) => self.vicinity.missed(now, from),
+            (Errand::Relieve { helper, shard }, Ok(Response::Shard(ShardResponse::Noted))) => {
+                self.relief.noted(now, &shard, helper);
+            }
+            (Errand::Relieve { helper, .. }, _) => self.vicinity.missed(now, helper.peer),
             (
                 Errand::Count { child, parent, .. },
                 Ok(Response::Shard(ShardResponse::Counted { merged, total, closer })),
@@ -422,6 +479,7 @@ impl Shards {
         }
         if self.sweep_at.is_some_and(|at| at <= ctx.now) {
             self.holding.sweep(ctx.now);
+            self.relief.sweep(ctx.now);
             self.sweep_at = Some(ctx.now + SWEEP_EVERY);
         }
         if self.count_at.is_some_and(|at| at <= ctx.now) {
@@ -495,6 +553,7 @@ impl Shards {
         self.vicinity.clock_set_back(by);
         self.places.clock_set_back(by);
         self.holding.clock_set_back(by);
+        self.relief.clock_set_back(by);
         self.poster.clock_set_back(by);
         self.searches.clock_set_back(by);
         self.errands.values_mut().for_each(|(until, _)| *until = until.set_back(by));

@@ -202,6 +202,11 @@ impl Searches {
                     }
                 }
             }
+            Ok(Response::Shard(ShardResponse::Elsewhere(helper))) => {
+                ctx.learn(helper.peer, helper.addrs.clone());
+                visit.sent_on(helper.peer);
+                return None;
+            }
             Ok(Response::Shard(ShardResponse::NotHolder { closer })) => {
                 places.corrected(&visit.shard, closer.clone());
             }

@@ -10,6 +10,9 @@ pub struct ShardStats {
     pub shares: u64,
     pub counts: u64,
     pub snapshot_pages: u64,
+    /// Questions that went to a helper, and those answered as one.
+    pub sent_on: u64,
+    pub helped: u64,
     pub splits: u64,
     pub merges: u64,
     pub invited: u64,

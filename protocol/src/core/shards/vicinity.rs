@@ -64,6 +64,16 @@ impl Vicinity {
         let own = self.own.as_ref()?;
         Some(self.closer(now, own.at, place)).filter(|rank| *rank < HOLDERS + SLACK)
     }
+    /// Who stands in for the holder of this rank: as many ranks behind it as there are holders.
+    pub fn behind(&self, now: Timestamp, place: Position, rank: usize) -> Option<Arc<Server>> {
+        let near = spread(self.up(now).chain(&self.own).cloned().collect(), place, 2 * HOLDERS);
+        let own = self.own.as_ref().map(|own| own.peer);
+        near.get(HOLDERS + rank).filter(|server| Some(server.peer) != own).cloned()
+    }
+    /// Whether this node may stand in for a holder of this place.
+    pub fn is_behind(&self, now: Timestamp, place: Position) -> bool {
+        self.own.as_ref().is_some_and(|own| self.closer(now, own.at, place) < 2 * HOLDERS + SLACK)
+    }
     /// Whether somebody who says that it holds this may be right.
     pub fn may_hold(&self, now: Timestamp, peer: PeerId, place: Position) -> bool {
         self.closer(now, Position::of_peer(peer), place) < HOLDERS + SLACK

@@ -32,6 +32,8 @@ pub struct Visit {
     downs: u32,
     pub asked: BTreeMap<u64, PeerId>,
     turned_to: Vec<PeerId>,
+    /// Helpers that busy holders sent us to: each answers in the place of one of them.
+    named: Vec<PeerId>,
     pub answers: Vec<Answer>,
     /// Of crowded places on the way.
     pub alternates: Vec<Shard>,
@@ -56,9 +58,17 @@ impl Visit {
             downs: 0,
             asked: BTreeMap::new(),
             turned_to: Vec::new(),
+            named: Vec::new(),
             answers: Vec::new(),
             alternates: Vec::new(),
             done: false,
+        }
+    }
+
+    /// A holder has too much to do, and says who answers in its place.
+    pub fn sent_on(&mut self, helper: PeerId) {
+        if !self.turned_to.contains(&helper) && !self.named.contains(&helper) {
+            self.named.push(helper);
         }
     }
 
@@ -96,8 +106,13 @@ impl Visit {
                 let mut fresh: Vec<PeerId> =
                     holders.iter().map(|server| server.peer).filter(|peer| !self.turned_to.contains(peer)).collect();
                 let mut sent = 0;
-                while sent < wanted && !fresh.is_empty() && self.turned_to.len() < ASK_MOST {
-                    let to = fresh.swap_remove(ctx.rng.next_u32() as usize % fresh.len());
+                while sent < wanted && self.turned_to.len() < ASK_MOST {
+                    let mut any =
+                        || (!fresh.is_empty()).then(|| fresh.swap_remove(ctx.rng.next_u32() as usize % fresh.len()));
+                    let Some(to) = self.named.pop().or_else(&mut any) else { break };
+                    if self.turned_to.contains(&to) {
+                        continue;
+                    }
                     self.turned_to.push(to);
                     sent += 1;
                     stats.asked += 1;
@@ -191,6 +206,7 @@ impl Visit {
             }
         }
         self.turned_to.clear();
+        self.named.clear();
         self.answers.clear();
     }
 }

@@ -1,6 +1,7 @@
 //! What a single core does, message by message. Whole runs of several are in the `simulations` crate.
 mod letting;
 mod posting;
+mod relief;
 mod renting;
 mod shards;
 

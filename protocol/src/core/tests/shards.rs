@@ -5,7 +5,7 @@ use crate::shard::{Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardRespo
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-fn server(n: u8) -> Arc<Server> {
+pub(super) fn server(n: u8) -> Arc<Server> {
     Server::new(key(n).peer_id(), vec![format!("/ip4/16.{n}.0.1/tcp/4001").parse().unwrap()])
 }
 

@@ -37,7 +37,8 @@ pub fn requests() -> Vec<ShardRequest> {
         ShardRequest::Share { items: vec![shared], states: vec![state.clone()] },
         ShardRequest::Snapshot { shard: shard.clone(), after: None },
         ShardRequest::Count(Child { shard, adverts: 12, leaf: true }),
-        ShardRequest::Invite(vec![state]),
+        ShardRequest::Invite(vec![state.clone()]),
+        ShardRequest::Relieve(state),
     ]
 }
 
@@ -52,6 +53,7 @@ pub fn responses() -> Vec<ShardResponse> {
         ShardResponse::NotHolder { closer: closer() },
         ShardResponse::Shelf(shelf(Standing::Leaf)),
         ShardResponse::Shelf(shelf(Standing::Split { below: 90 })),
+        ShardResponse::Elsewhere(closer().remove(0)),
         ShardResponse::Noted,
         ShardResponse::Counted { merged: false, total: Some(70), closer: closer() },
     ]

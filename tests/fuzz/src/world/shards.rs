@@ -74,7 +74,7 @@ impl World {
         let shard = shard(&body, input);
         let posting = Posting::Advert(signed);
         let more = 1 + u64::from(input.u8() & 3);
-        Request::Shard(match input.u8() % 6 {
+        Request::Shard(match input.u8() % 7 {
             0 => ShardRequest::Put { shard, posting, also: (input.u8() & 1 == 1).then_some(provider) },
             1 => {
                 let (after, until, limit) = (key(input.u8()).peer_id(), key(input.u8()).peer_id(), input.u16());
@@ -88,6 +88,7 @@ impl World {
             }
             3 => ShardRequest::Snapshot { shard, after: (input.u8() & 1 == 1).then_some(provider) },
             4 => ShardRequest::Count(Child { shard, adverts: input.u64() as u32, leaf: input.u8() & 1 == 1 }),
+            5 => ShardRequest::Relieve(state(shard, input)),
             _ => ShardRequest::Invite((0..more).map(|_| state(shard.clone(), input)).collect()),
         })
     }
