@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// VMs one node rents at once, and failed creates it remembers beside them.
 pub const MAX_RENTALS: usize = 1024;
 /// Providers that one create turns to before it gives up.
-const MAX_TRIES: usize = 16;
+const MAX_TRIES: usize = 32;
 /// Providers whose past is remembered; the least recent goes.
 const MAX_EXPERIENCES: usize = 4096;
 /// How soon an unanswered message is said again, and at most after doubling.
