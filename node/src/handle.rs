@@ -41,6 +41,8 @@ pub enum Command {
         limit: usize,
         answer: Answer<Vec<EventView>>,
     },
+    Bans(Answer<Vec<BanView>>),
+    LiftBan(PeerId, Answer<BanView>),
     RescanImages(Answer<()>),
     /// Whether a create is under way or a release still has to get through.
     Unfinished(Answer<bool>),
@@ -124,6 +126,13 @@ impl NodeHandle {
     }
     pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<EventView>, Fault> {
         self.ask(|answer| Command::Events { after, limit, answer }).await
+    }
+    /// The bans in force, the latest first.
+    pub async fn bans(&self) -> Result<Vec<BanView>, Fault> {
+        self.ask(Command::Bans).await
+    }
+    pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
+        self.ask(|answer| Command::LiftBan(peer, answer)).await
     }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.ask(Command::RescanImages).await

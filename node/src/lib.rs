@@ -1,6 +1,7 @@
 //! The running node: libp2p at one edge, backends at another, sled at the third, HTTP at the fourth.
 mod actor;
 pub mod api;
+pub mod bans;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "fuzzing")]

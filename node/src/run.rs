@@ -2,6 +2,7 @@
 use crate::actor::{Actor, Inbox, Parts};
 use crate::api::idle::IdleWatch;
 use crate::api::server;
+use crate::bans::Bans;
 use crate::clock;
 use crate::config::{NodeConfig, NodeLock};
 use crate::handle::{COMMANDS, NodeHandle};
@@ -93,12 +94,14 @@ pub async fn start(config: &NodeConfig, provider: Option<ProviderParts>, tuning:
         core = core.tuned(leaf, Arc::new(Direct));
     }
     let remembered: Vec<String> = store.known_peers()?.into_iter().flat_map(|known| known.addrs).collect();
+    let bans = Bans::restore(clock::now(), store.bans()?);
     let expects_peers = config.mdns || !config.bootstrap.is_empty() || !remembered.is_empty();
     let (mesh, mesh_events) = mesh::spawn(MeshConfig {
         carriers: config.carriers.clone(),
         listen: config.listen.clone(),
         bootstrap: config.bootstrap.clone(),
         remembered,
+        banned: bans.list().into_iter().rev().map(|ban| ban.peer).collect(),
         mdns: config.mdns,
         relay: config.relay.then(RelayLimits::default),
         upnp: config.upnp,
@@ -109,7 +112,9 @@ pub async fn start(config: &NodeConfig, provider: Option<ProviderParts>, tuning:
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let handle = NodeHandle::new(commands);
     let ssh = SshDir::new(&config.home);
-    let parts = Parts { core, store, mesh: mesh.clone(), ssh, provider, expects_peers, observer: tuning.observer };
+    let (mesh_of_actor, observer) = (mesh.clone(), tuning.observer);
+    let named = config.provider.allow.iter().copied().collect();
+    let parts = Parts { core, store, mesh: mesh_of_actor, ssh, provider, bans, named, expects_peers, observer };
     let actor = tokio::spawn(Actor::run(parts, Inbox { commands: inbox, mesh: mesh_events }));
     Ok(Node { handle, mesh, actor, lock })
 }

@@ -1,5 +1,6 @@
-//! What outlives the process, on sled: the core's tables, the peers worth redialling, the events. sled takes one
-//! process, so only a running node opens it; it is no longer developed, so it ends in this file.
+//! What outlives the process, on sled: the core's tables, the peers worth redialling, the bans, the events. sled takes
+//! one process, so only a running node opens it; it is no longer developed, so it ends in this file.
+use crate::bans::Ban;
 use protocol::codec::{self, MAX_STORED};
 use protocol::core::{StoreOp, Table};
 use protocol::{ErrorCode, Fault, PeerId};
@@ -19,6 +20,7 @@ pub struct Store {
     db: sled::Db,
     state: sled::Tree,
     peers: sled::Tree,
+    bans: sled::Tree,
     events: sled::Tree,
 }
 
@@ -45,7 +47,8 @@ impl Store {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::LowSpace);
         let db = config.open().map_err(|error| broken("open", &error).hint("another node may use this home"))?;
         let tree = |name: &str| db.open_tree(name).map_err(|error| broken("open", &error));
-        let store = Store { state: tree("state")?, peers: tree("peers")?, events: tree("events")?, db };
+        let (state, peers, bans, events) = (tree("state")?, tree("peers")?, tree("bans")?, tree("events")?);
+        let store = Store { state, peers, bans, events, db };
         store.check_schema()?;
         Ok(store)
     }
@@ -108,6 +111,24 @@ impl Store {
             known.extend(codec::decode::<KnownPeer>(&value, MAX_STORED).ok());
         }
         Ok(known)
+    }
+
+    /// Not flushed: who is let in for a lost ban has five messages until the next.
+    pub fn keep_ban(&self, ban: &Ban) -> Result<(), Fault> {
+        let kept = self.bans.insert(ban.peer.public_key(), codec::encode(ban));
+        kept.map(drop).map_err(|error| broken("write", &error))
+    }
+    pub fn forget_ban(&self, peer: PeerId) -> Result<(), Fault> {
+        self.bans.remove(peer.public_key()).map(drop).map_err(|error| broken("write", &error))
+    }
+    /// Those in force and those that count for the next one: `crate::bans` bounds them.
+    pub fn bans(&self) -> Result<Vec<Ban>, Fault> {
+        let mut bans = Vec::new();
+        for row in self.bans.iter() {
+            let (_, value) = row.map_err(|error| broken("read", &error))?;
+            bans.extend(codec::decode::<Ban>(&value, MAX_STORED).ok());
+        }
+        Ok(bans)
     }
 
     /// Numbers and keeps an event.

@@ -264,6 +264,8 @@ impl World {
             }
             // Here everybody finds everybody, and nobody serves a routing.
             Effect::FindHolders { .. } | Effect::Learn { .. } | Effect::Rental(_) => {}
+            // Nobody is banned here: the cores bear whatever comes.
+            Effect::Offence { .. } => {}
         }
     }
 

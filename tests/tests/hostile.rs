@@ -129,8 +129,10 @@ async fn bad_adverts_are_refused_each_with_its_reason() {
             "network",
         ),
     ];
-    for (name, bad, code, reason) in cases {
-        let refusal = stranger.refusal(peer, Request::Post(Posting::Advert(bad))).await;
+    for (number, (name, bad, code, reason)) in (20..).zip(cases) {
+        // Each is another's: who has sent five of these is not heard any more.
+        let mut another = Stranger::join(number, &node.addr()).await;
+        let refusal = another.refusal(peer, Request::Post(Posting::Advert(bad))).await;
         assert_eq!(refusal.code(), code, "{name}: {refusal}");
         assert!(refusal.to_string().contains(reason), "{name}: {refusal}");
     }
@@ -139,7 +141,36 @@ async fn bad_adverts_are_refused_each_with_its_reason() {
     assert_eq!(board.as_array().map(Vec::len), Some(1), "{board}");
     // What was hostile is remembered with its sender.
     let events = home.run(&["--json", "events"]).ok().stdout();
-    assert!(events.contains(&key.peer_id().to_string()) && events.contains("AUTH_001"), "{events}");
+    let forger = Keypair::from_secret(&[20; 32]).peer_id().to_string();
+    assert!(events.contains(&forger) && events.contains("AUTH_001"), "{events}");
+}
+
+#[tokio::test]
+async fn who_goes_on_is_banned_and_the_user_can_lift_it() {
+    let home = Home::new();
+    let node = home.node(&["--network", "test"]);
+    let peer: PeerId = node.peer_id().parse().unwrap();
+    let mut pest = Stranger::join(40, &node.addr()).await;
+    let id = pest.key.peer_id().to_string();
+    assert_eq!(home.json(&["ban", "list"]), serde_json::json!([]));
+    for _ in 0..4 {
+        pest.ask_raw(peer, vec![0xff; 100]).await;
+    }
+    pest.mesh.send(peer, vec![0xff; 100]).await.unwrap();
+    let gone = async { while !matches!(pest.events.recv().await, Some(MeshEvent::PeerDisconnected(_))) {} };
+    timeout(DEADLINE, gone).await.expect("it is cut off");
+
+    let bans = home.json(&["ban", "list"]);
+    let fields: Vec<&str> = bans[0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["offences", "peer_id", "reason", "since", "until"], "{bans}");
+    assert_eq!((bans[0]["peer_id"].as_str(), bans[0]["offences"].as_u64()), (Some(id.as_str()), Some(5)));
+    let table = home.run(&["ban", "list"]).ok().stdout();
+    assert!(table.starts_with("PEER") && table.contains(&id), "{table}");
+    assert_eq!(home.json(&["ban", "lift", &id])["peer_id"], id.as_str());
+    assert_eq!(home.json(&["ban", "list"]), serde_json::json!([]));
+    home.run(&["ban", "lift", &id]).fails(3, "RES_001");
+    pest.mesh.dial(&node.addr()).await.unwrap();
+    assert!(matches!(pest.ask_raw(peer, vec![0xff]).await, Response::Refused(Refusal::Malformed(_))));
 }
 
 #[tokio::test]

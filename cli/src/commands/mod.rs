@@ -1,4 +1,5 @@
 //! One file for each group of commands.
+pub mod ban;
 pub mod demo;
 pub mod doctor;
 pub mod events;
@@ -24,6 +25,7 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Lease(command) => lease::run(context, command),
         Command::Image(command) => image::run(context, command),
         Command::Key(command) => key::run(context, command),
+        Command::Ban(command) => ban::run(context, command),
         Command::Events(args) => events::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Sim(command) => sim::run(context, command),

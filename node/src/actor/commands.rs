@@ -78,6 +78,11 @@ impl Actor {
                 let events = self.store.events(after, limit);
                 reply(answer, events.map(|events| events.into_iter().map(super::views::event_view).collect()));
             }
+            Command::Bans(answer) => reply(answer, Ok(self.ban_views())),
+            Command::LiftBan(peer, answer) => {
+                let lifted = self.lift_ban(peer).await;
+                reply(answer, lifted);
+            }
             Command::RescanImages(answer) => {
                 self.survey();
                 reply(answer, Ok(()));

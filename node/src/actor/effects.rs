@@ -22,6 +22,7 @@ impl Actor {
             }
         }
         self.answer_provider_queries();
+        self.ban_the_charged().await;
         Ok(())
     }
 
@@ -82,19 +83,20 @@ impl Actor {
             }
             Effect::Notice { create_id, message } => self.notice(create_id, message),
             Effect::Event(event) => self.record(event),
+            Effect::Offence { by, what, code } => self.offended(by, what, code),
         }
         Ok(())
     }
 
     /// A mesh that has stopped takes nothing; the node is stopping too.
-    fn stopped(&self, result: Result<(), crate::mesh::MeshError>) {
+    pub(super) fn stopped(&self, result: Result<(), crate::mesh::MeshError>) {
         if let Err(error) = result {
             tracing::debug!(%error, "the mesh takes nothing more");
         }
     }
 
     /// Leased peers keep their connection, whatever the number of neighbours.
-    async fn pin_leased(&mut self) {
+    pub(super) async fn pin_leased(&mut self) {
         let tenants = self.core.provider().ledger().leases().filter(|row| row.counts()).map(|row| row.requestor);
         let wanted: std::collections::BTreeSet<_> = self.core.requestor().leased_peers().chain(tenants).collect();
         for peer in wanted.difference(&self.pinned) {

@@ -2,13 +2,15 @@
 //! becomes an `Input` of the core; what the core decides is performed here, in its order. `select` waits, `apply` is
 //! quick, `perform` writes to disk before it sends.
 mod commands;
+mod defence;
 mod effects;
 mod provide;
 mod views;
 
+use crate::bans::{Bans, Charge};
 use crate::clock;
 use crate::handle::{Answer, Command};
-use crate::mesh::{MeshEvent, MeshHandle, Path, Reachability, RpcError, RpcId};
+use crate::mesh::{MeshEvent, MeshHandle, Path, Reachability, Refused, RpcError, RpcId};
 use crate::provider::offering;
 use crate::provider::worker::{REPORTS, Report, Workers};
 use crate::ssh;
@@ -22,7 +24,7 @@ use protocol::names::{CreateId, ImageName};
 use protocol::refusal::Refusal;
 use protocol::tunnel::TunnelOpen;
 use protocol::units::Resources;
-use protocol::{Fault, PeerId};
+use protocol::{ErrorCode, Fault, PeerId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,6 +47,9 @@ pub struct Parts {
     pub mesh: MeshHandle,
     pub ssh: ssh::SshDir,
     pub provider: Option<ProviderParts>,
+    pub bans: Bans,
+    /// Peers that the settings name: they are never banned.
+    pub named: BTreeSet<PeerId>,
     /// Whether there is anybody to wait for when the board is empty.
     pub expects_peers: bool,
     pub observer: Option<Observer>,
@@ -101,6 +106,10 @@ pub struct Actor {
     /// The way to each peer that is connected.
     paths: HashMap<PeerId, Path>,
     reachability: (Reachability, String),
+    bans: Bans,
+    named: BTreeSet<PeerId>,
+    /// Found guilty by the last input, of whom each makes one at most.
+    charges: Vec<Charge>,
     started: Instant,
     expects_peers: bool,
     observer: Option<Observer>,
@@ -140,6 +149,9 @@ impl Actor {
             latencies: HashMap::new(),
             paths: HashMap::new(),
             reachability: (Reachability::Unknown, "it has just started".to_owned()),
+            bans: parts.bans,
+            named: parts.named,
+            charges: Vec::new(),
             started: Instant::now(),
             expects_peers: parts.expects_peers,
             observer: parts.observer,
@@ -217,7 +229,13 @@ impl Actor {
             MeshEvent::BootstrapFailed { addr, why } => {
                 tracing::warn!(%addr, %why, "cannot join through this address; trying on");
             }
-            MeshEvent::Refused { peer, why } => tracing::debug!(%peer, why = why.as_str(), "refused"),
+            MeshEvent::Refused { peer, why } => {
+                tracing::debug!(%peer, why = why.as_str(), "refused");
+                // Our side looks at the length before it sends. The other reasons are what a busy peer meets, too.
+                if why == Refused::Oversized {
+                    self.offended(peer, "a message that is too long", ErrorCode::InvalidRequest);
+                }
+            }
         }
     }
 
@@ -244,6 +262,9 @@ impl Actor {
         self.survey();
         self.take_inventory();
         self.keep_partners().await;
+        // A provider's leases begin and end without a rental of ours.
+        self.pin_leased().await;
+        self.end_bans().await;
         if let Ok(peers) = self.mesh.peers().await {
             self.latencies = peers.iter().filter_map(|peer| Some((peer.peer, peer.rtt_ms?))).collect();
             self.paths = peers.iter().map(|peer| (peer.peer, peer.path)).collect();

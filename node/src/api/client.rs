@@ -107,6 +107,12 @@ impl Client {
     pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<EventView>, Fault> {
         self.get(&format!("/api/v1/events?after={after}&limit={limit}")).await
     }
+    pub async fn bans(&self) -> Result<Vec<BanView>, Fault> {
+        self.get("/api/v1/bans").await
+    }
+    pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
+        self.answer(self.request(Method::DELETE, &format!("/api/v1/bans/{peer}"), None)?, SHORT).await
+    }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.post("/api/v1/images/rescan", &serde_json::json!({}), SHORT).await.map(|_: serde_json::Value| ())
     }

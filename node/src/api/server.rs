@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures::stream;
 use hyper_util::rt::TokioIo;
@@ -85,6 +85,8 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/leases", get(leases))
         .route("/api/v1/leases/{lease}", get(lease))
         .route("/api/v1/events", get(events))
+        .route("/api/v1/bans", get(bans))
+        .route("/api/v1/bans/{peer}", delete(lift_ban))
         .route("/api/v1/images/rescan", post(rescan))
         .route("/api/v1/tunnels", post(tunnel))
         .fallback(|| async { Failure::from(Fault::new(ErrorCode::NoSuchResource, "no such route")) })
@@ -196,6 +198,12 @@ struct EventsAsked {
 }
 async fn events(State(api): State<Api>, Asked(asked): Asked<EventsAsked>) -> Answer<Vec<EventView>> {
     Ok(Json(api.node.events(asked.after.unwrap_or(0), asked.limit.unwrap_or(EVENTS).min(EVENTS)).await?))
+}
+async fn bans(State(api): State<Api>) -> Answer<Vec<BanView>> {
+    Ok(Json(api.node.bans().await?))
+}
+async fn lift_ban(State(api): State<Api>, Named(peer): Named) -> Answer<BanView> {
+    Ok(Json(api.node.lift_ban(peer.parse()?).await?))
 }
 async fn rescan(State(api): State<Api>) -> Answer<serde_json::Value> {
     api.node.rescan_images().await?;

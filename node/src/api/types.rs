@@ -76,6 +76,17 @@ pub struct PeerView {
     pub connected_s: u64,
 }
 
+/// A peer that is kept out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanView {
+    pub peer_id: PeerId,
+    pub reason: String,
+    pub since: Time,
+    pub until: Time,
+    /// Proven offences that made it, and those since.
+    pub offences: u64,
+}
+
 /// The way to another node, which new tunnels take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathView {

@@ -284,12 +284,11 @@ impl Actor {
             Command::Keep(peers) => self.partners = peers.into_iter().map(to_libp2p).collect(),
             Command::Pin(peer) => self.pin(to_libp2p(peer)),
             Command::Unpin(peer) => self.unpin(to_libp2p(peer)),
-            Command::Ban(peer) => {
-                self.swarm.behaviour_mut().guard.ban(to_libp2p(peer));
-                self.book.forget(&to_libp2p(peer));
-                self.close(&to_libp2p(peer));
-            }
+            Command::Ban(peer) => self.ban(to_libp2p(peer)),
             Command::Unban(peer) => self.swarm.behaviour_mut().guard.unban(&to_libp2p(peer)),
+            Command::IsBootstrap(peer, done) => {
+                let _ = done.send(self.join.is_bootstrap(&to_libp2p(peer)));
+            }
             Command::Disconnect(peer) => self.close(&to_libp2p(peer)),
             // Taken in `run`, which ends with it.
             Command::Shutdown(_) => {}

@@ -29,6 +29,8 @@ pub struct Guard {
     banned: HashSet<PeerId>,
     /// Oldest first.
     banned_order: VecDeque<PeerId>,
+    /// Let in although they may be banned: a lease runs. As many as are pinned.
+    spared: HashSet<PeerId>,
 }
 
 impl Guard {
@@ -43,6 +45,7 @@ impl Guard {
             exempt: HashSet::new(),
             banned: HashSet::new(),
             banned_order: VecDeque::new(),
+            spared: HashSet::new(),
         }
     }
     pub fn exempt(&mut self, peer: PeerId) {
@@ -67,15 +70,21 @@ impl Guard {
             self.banned_order.retain(|banned| banned != peer);
         }
     }
+    pub fn spare(&mut self, peer: PeerId) {
+        self.spared.insert(peer);
+    }
+    pub fn spare_no_longer(&mut self, peer: &PeerId) {
+        self.spared.remove(peer);
+    }
     pub fn is_banned(&self, peer: &PeerId) -> bool {
-        self.banned.contains(peer)
+        self.banned.contains(peer) && !self.spared.contains(peer)
     }
 
     fn admit(&self, peer: &PeerId, direction_count: usize) -> Result<(), Denied> {
         if from_libp2p(peer).is_none() {
             return Err(Denied(Refused::KeyType));
         }
-        if self.banned.contains(peer) {
+        if self.is_banned(peer) {
             return Err(Denied(Refused::Banned));
         }
         let of_peer = self.established.get(peer).copied().unwrap_or(0);
@@ -129,7 +138,7 @@ impl NetworkBehaviour for Guard {
         _: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        if peer.is_some_and(|peer| self.banned.contains(&peer)) {
+        if peer.is_some_and(|peer| self.is_banned(&peer)) {
             return Err(ConnectionDenied::new(Denied(Refused::Banned)));
         }
         if self.pending_out.len() >= limits::MAX_PENDING_OUTBOUND {
@@ -216,6 +225,10 @@ mod tests {
         peers.iter().for_each(|peer| guard.ban(*peer));
         guard.ban(peers[1]);
         assert!(!guard.is_banned(&peers[0]) && guard.is_banned(&peers[1]));
+        guard.spare(peers[1]);
+        assert!(!guard.is_banned(&peers[1]), "while a lease runs");
+        guard.spare_no_longer(&peers[1]);
+        assert!(guard.is_banned(&peers[1]), "and no longer");
         guard.unban(&peers[1]);
         assert!(!guard.is_banned(&peers[1]));
         assert_eq!((guard.banned.len(), guard.banned_order.len()), (limits::MAX_BANNED - 1, limits::MAX_BANNED - 1));

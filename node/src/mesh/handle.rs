@@ -52,6 +52,7 @@ pub(super) enum Command {
     Unpin(PeerId),
     Ban(PeerId),
     Unban(PeerId),
+    IsBootstrap(PeerId, oneshot::Sender<bool>),
     Disconnect(PeerId),
     Shutdown(oneshot::Sender<()>),
 }
@@ -151,12 +152,16 @@ impl MeshHandle {
     pub async fn unpin(&self, peer: PeerId) -> Result<(), MeshError> {
         self.tell(Command::Unpin(peer)).await
     }
-    /// Cuts the peer off and refuses it until `unban`.
+    /// Cuts the peer off and refuses it until `unban`; one that is pinned, as soon as it is no longer.
     pub async fn ban(&self, peer: PeerId) -> Result<(), MeshError> {
         self.tell(Command::Ban(peer)).await
     }
     pub async fn unban(&self, peer: PeerId) -> Result<(), MeshError> {
         self.tell(Command::Unban(peer)).await
+    }
+    /// Whether we were told to join through this peer.
+    pub async fn is_bootstrap(&self, peer: PeerId) -> Result<bool, MeshError> {
+        self.ask(|done| Command::IsBootstrap(peer, done)).await
     }
     pub async fn disconnect(&self, peer: PeerId) -> Result<(), MeshError> {
         self.tell(Command::Disconnect(peer)).await

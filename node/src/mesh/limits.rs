@@ -49,7 +49,7 @@ pub const SETTLE: Duration = Duration::from_millis(250);
 pub const MAX_ADDR_BYTES: usize = 400;
 /// Characters of what a peer says that it runs.
 pub const MAX_AGENT: usize = 64;
-/// Bans at once; the oldest is forgotten first.
+/// Bans at once, and those that are over and count for the next: some 300 bytes each. The oldest is forgotten first.
 pub const MAX_BANNED: usize = 4096;
 
 /// An RPC ends after this, whatever it waits for: the dial, the peer, or the wire (DESIGN: 5 s).

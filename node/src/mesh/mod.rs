@@ -92,6 +92,9 @@ pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<Mes
     for (addr, peer) in remembered(&config) {
         actor.book.add(peer, addr);
     }
+    for peer in &config.banned {
+        actor.ban(names::to_libp2p(*peer));
+    }
     actor.settle(config.listen.len()).await;
     actor.join_again(Instant::now());
     tokio::spawn(actor.run());

@@ -30,6 +30,8 @@ pub struct MeshConfig {
     pub bootstrap: Vec<String>,
     /// Peers of an earlier run: dialled like bootstrap addresses, but given up quietly and never kept at a premium.
     pub remembered: Vec<String>,
+    /// Kept out from the start, the oldest first.
+    pub banned: Vec<PeerId>,
     /// Find peers on the local network by multicast DNS.
     pub mdns: bool,
     /// A full node serves the DHT; a one-shot command only asks it, and keeps few neighbours.
@@ -58,6 +60,7 @@ impl MeshConfig {
             listen: Vec::new(),
             bootstrap: Vec::new(),
             remembered: Vec::new(),
+            banned: Vec::new(),
             mdns: false,
             server: true,
             relay: Some(RelayLimits::default()),

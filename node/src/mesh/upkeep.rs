@@ -229,6 +229,7 @@ impl Actor {
         }
         let now = Instant::now();
         self.swarm.behaviour_mut().guard.exempt(peer);
+        self.swarm.behaviour_mut().guard.spare(peer);
         self.hood.set_exempt(now, &peer, true);
         self.tell_of(peer);
         if !self.peers.contains_key(&peer) {
@@ -238,10 +239,30 @@ impl Actor {
 
     pub(super) fn unpin(&mut self, peer: PeerId) {
         self.upkeep.found_pinned(&peer);
-        if !self.pinned.remove(&peer) || self.is_exempt(&peer) {
+        if !self.pinned.remove(&peer) {
+            return;
+        }
+        let guard = &mut self.swarm.behaviour_mut().guard;
+        guard.spare_no_longer(&peer);
+        if guard.is_banned(&peer) {
+            self.close(&peer);
+        }
+        if self.is_exempt(&peer) {
             return;
         }
         self.swarm.behaviour_mut().guard.unexempt(&peer);
         self.hood.set_exempt(Instant::now(), &peer, false);
+    }
+
+    pub(super) fn ban(&mut self, peer: PeerId) {
+        self.swarm.behaviour_mut().guard.ban(peer);
+        // The tunnels of a lease that runs go over this connection: whoever rents from us has paid for them, and where
+        // we rent it is our own guest that we would cut off, and leave running. What it sends is refused as before;
+        // `unpin` closes it.
+        if self.pinned.contains(&peer) {
+            return;
+        }
+        self.book.forget(&peer);
+        self.close(&peer);
     }
 }

@@ -1,4 +1,5 @@
 //! Real nodes over loopback TCP and QUIC, and in memory.
+mod bans;
 mod carriers;
 mod gossip;
 mod hand_driven;

@@ -164,6 +164,13 @@ pub enum Effect {
         message: String,
     },
     Event(Event),
+    /// A peer sent what no honest node sends, and the message proves it: one for each input, however often. Unlike
+    /// events they are never left out, so that they can be counted.
+    Offence {
+        by: PeerId,
+        what: &'static str,
+        code: crate::ErrorCode,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,21 +305,6 @@ impl Ctx<'_> {
     }
     pub fn event(&mut self, kind: EventKind, severity: Severity, message: String, subject: Option<String>) {
         self.effect(Effect::Event(Event { kind, severity, message, subject, code: None }));
-    }
-    /// Somebody tried what is not allowed: an event, unless there was one like it a moment ago.
-    pub fn offence(&mut self, from: PeerId, what: &'static str, refusal: &Refusal) {
-        let message = match self.offences.tell(self.now, from, refusal.code(), what) {
-            None => return,
-            Some(0) => format!("refused {what}: {refusal}"),
-            Some(left_out) => format!("refused {what}: {refusal}; {left_out} refusals before it are not listed"),
-        };
-        self.effect(Effect::Event(Event {
-            kind: EventKind::Security,
-            severity: Severity::Warning,
-            message,
-            subject: Some(from.to_string()),
-            code: Some(refusal.code()),
-        }));
     }
     pub fn random_16(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];

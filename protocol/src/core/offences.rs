@@ -1,7 +1,9 @@
 //! Who tried what is not allowed, said once in a while: every refused message can be told to its sender, but if each
 //! made an event, a single peer would soon fill the log with them, and what matters would fall out of it.
+use super::{Ctx, Effect, Event, EventKind, Severity};
 use crate::error::ErrorCode;
 use crate::identity::PeerId;
+use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 use std::collections::BTreeMap;
 
@@ -10,6 +12,13 @@ pub const OFFENCE_EVERY: Millis = Millis::secs(10);
 /// Offences told in that time, of all peers: keys cost nothing, and the node keeps 10,000 events. At this rate a whole
 /// botnet takes 26 minutes to push the last of them out.
 pub const MAX_OFFENCES: usize = 64;
+
+/// Whether the refused message proves by itself that no honest node sent it: whatever is forwarded or shown was verified
+/// by who does it. What two clocks differ about, what our own policy denies, and a lease that is another's (who lost
+/// its identity asks for its old ones) prove nothing.
+fn is_proof(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Unsigned(_) | Refusal::BadSignature(_) | Refusal::Malformed(_))
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Offence {
@@ -67,6 +76,29 @@ impl Offences {
         for told in self.told.values_mut() {
             told.at = told.at.set_back(by);
         }
+    }
+}
+
+impl Ctx<'_> {
+    /// Somebody tried what is not allowed: an event, unless there was one like it a moment ago.
+    pub fn offence(&mut self, from: PeerId, what: &'static str, refusal: &Refusal) {
+        // One page may have a hundred forged adverts; it is one deed.
+        let counted = |effect: &Effect| matches!(effect, Effect::Offence { by, .. } if *by == from);
+        if is_proof(refusal) && !self.effects.iter().rev().any(counted) {
+            self.effect(Effect::Offence { by: from, what, code: refusal.code() });
+        }
+        let message = match self.offences.tell(self.now, from, refusal.code(), what) {
+            None => return,
+            Some(0) => format!("refused {what}: {refusal}"),
+            Some(left_out) => format!("refused {what}: {refusal}; {left_out} refusals before it are not listed"),
+        };
+        self.effect(Effect::Event(Event {
+            kind: EventKind::Security,
+            severity: Severity::Warning,
+            message,
+            subject: Some(from.to_string()),
+            code: Some(refusal.code()),
+        }));
     }
 }
 

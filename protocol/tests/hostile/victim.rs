@@ -239,6 +239,8 @@ impl Victim {
                 self.events += 1;
                 Ok(())
             }
+            // Counted by the node, against who sent it.
+            Effect::Offence { by, .. } if self.peers.contains(&by) => Ok(()),
             other => Err(format!("this follows: {other:?}")),
         }
     }

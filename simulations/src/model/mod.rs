@@ -529,7 +529,8 @@ impl Model {
             | Effect::Learn { .. }
             | Effect::Answer { .. }
             | Effect::Notice { .. }
-            | Effect::Event(_) => {}
+            | Effect::Event(_)
+            | Effect::Offence { .. } => {}
         }
     }
 

@@ -281,6 +281,24 @@ fn the_same_offence_again_and_again_is_one_event() {
 }
 
 #[test]
+fn what_proves_ill_will_is_counted_each_time_and_what_does_not_never() {
+    let mut node = Node::provider(1);
+    let (id, stranger) = (node.lease(2, 1), key(3).peer_id());
+    let proven = |effects: &[Effect]| {
+        let of_stranger = |effect: &&Effect| matches!(effect, Effect::Offence { by, .. } if *by == stranger);
+        effects.iter().filter(of_stranger).count()
+    };
+    for token in 900..903 {
+        let body = vec![0xff; 9];
+        node.core.handle(node.now, Input::Request { token, from: stranger, block: None, body: body.clone() });
+        assert_eq!(proven(&node.core.drain_effects().collect::<Vec<_>>()), 1, "though it makes one event only");
+        node.core.handle(node.now, Input::Gossip { id: token, from: stranger, body });
+        assert_eq!(proven(&node.core.drain_effects().collect::<Vec<_>>()), 1);
+    }
+    assert_eq!(proven(&node.ask_all(3, Request::Status(id))), 0, "it may have lost its identity");
+}
+
+#[test]
 fn a_clock_set_back_holds_nothing_longer() {
     let mut node = Node::provider(1);
     node.quote(2, 1).unwrap();
