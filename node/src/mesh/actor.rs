@@ -16,6 +16,7 @@ use super::nat::Nat;
 use super::neighbours::Neighbourhood;
 use super::peer::{DialFor, Link, Peer};
 use super::reach::Reach;
+use super::sites::Site;
 use super::streams::Count;
 use super::types::*;
 use super::upkeep::Upkeep;
@@ -73,11 +74,14 @@ pub(super) struct Actor {
     /// By whom, and how it is answered.
     pub requests: HashMap<RequestToken, (PeerId, ResponseChannel<super::codec::Response>)>,
     pub limiter: Limiter<PeerId>,
+    pub site_limiter: Limiter<Site>,
     pub reported: HashMap<(PeerId, Refused), Instant>,
     /// Whose addresses were taken lately, and when.
     pub heard: HashMap<PeerId, Instant>,
     pub unjudged: HashMap<GossipId, Unjudged>,
     pub tunnels: Count,
+    /// Of each site that has some.
+    pub site_tunnels: HashMap<Site, Count>,
     next_id: u64,
 }
 
@@ -128,11 +132,13 @@ impl Actor {
             reach: Reach::default(),
             upkeep: Upkeep::new(Instant::now()),
             requests: HashMap::new(),
-            limiter: Limiter::new(),
+            limiter: Limiter::new(1.0),
+            site_limiter: Limiter::new(limits::SITE_SHARES),
             reported: HashMap::new(),
             heard: HashMap::new(),
             unjudged: HashMap::new(),
             tunnels: Count::default(),
+            site_tunnels: HashMap::new(),
             next_id: 1,
         }
     }

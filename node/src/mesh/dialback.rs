@@ -7,6 +7,7 @@
 use super::book::ip_of;
 use super::limits;
 use super::reachability::Scope;
+use super::sites::Site;
 use libp2p::PeerId;
 use libp2p::autonat::v2::server;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
@@ -26,19 +27,22 @@ struct NotTested(&'static str);
 /// Who was dialled back within the last minute. Pure.
 #[derive(Default)]
 struct Pace {
-    lately: VecDeque<(PeerId, Instant)>,
+    lately: VecDeque<(PeerId, Option<Site>, Instant)>,
 }
 
 impl Pace {
-    fn admits(&mut self, now: Instant, peer: PeerId) -> bool {
+    fn admits(&mut self, now: Instant, peer: PeerId, site: Option<Site>) -> bool {
         const MINUTE: Duration = Duration::from_secs(60);
-        while self.lately.front().is_some_and(|(_, at)| now.saturating_duration_since(*at) >= MINUTE) {
+        while self.lately.front().is_some_and(|(.., at)| now.saturating_duration_since(*at) >= MINUTE) {
             self.lately.pop_front();
         }
-        let of_peer = self.lately.iter().filter(|(known, _)| *known == peer).count();
-        let room = of_peer < limits::DIALBACKS_PER_PEER && self.lately.len() < limits::DIALBACKS;
+        let of_peer = self.lately.iter().filter(|(known, ..)| *known == peer).count();
+        let of_site = self.lately.iter().filter(|(_, known, _)| site.is_some() && *known == site).count();
+        let room = of_peer < limits::DIALBACKS_PER_PEER
+            && of_site < limits::DIALBACKS_PER_SITE
+            && self.lately.len() < limits::DIALBACKS;
         if room {
-            self.lately.push_back((peer, now));
+            self.lately.push_back((peer, site, now));
         }
         room
     }
@@ -88,7 +92,7 @@ impl DialBack {
         if !addresses.iter().all(fits) {
             return Err("that is no address of its own");
         }
-        if !self.pace.admits(Instant::now(), peer) {
+        if !self.pace.admits(Instant::now(), peer, seen.iter().find_map(|ip| Site::of_ip(*ip))) {
             return Err("too many tests in a minute");
         }
         Ok(())
@@ -185,13 +189,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_a_minute_for_each_and_for_all() {
+    fn so_many_a_minute_for_each_for_its_site_and_for_all() {
         let (start, mut pace) = (Instant::now(), Pace::default());
-        let one = PeerId::random();
-        assert_eq!((0..100).filter(|_| pace.admits(start, one)).count(), limits::DIALBACKS_PER_PEER);
-        let others = (0..1000).filter(|_| pace.admits(start, PeerId::random())).count();
-        assert_eq!(others, limits::DIALBACKS - limits::DIALBACKS_PER_PEER);
-        assert!(pace.admits(start + Duration::from_secs(60), one));
+        let (one, site) = (PeerId::random(), Site::of_ip("192.0.2.1".parse().unwrap()));
+        assert_eq!((0..100).filter(|_| pace.admits(start, one, site)).count(), limits::DIALBACKS_PER_PEER);
+        let beside = (0..1000).filter(|_| pace.admits(start, PeerId::random(), site)).count();
+        assert_eq!(beside, limits::DIALBACKS_PER_SITE - limits::DIALBACKS_PER_PEER);
+        let others = (0..1000).filter(|_| pace.admits(start, PeerId::random(), None)).count();
+        assert_eq!(others, limits::DIALBACKS - limits::DIALBACKS_PER_SITE, "on this network there are no sites");
+        assert!(pace.admits(start + Duration::from_secs(60), one, site));
         assert_eq!(pace.lately.len(), 1);
     }
 

@@ -308,9 +308,11 @@ impl Actor {
 
     fn on_control(&mut self, event: request_response::Event<Request, Response>) {
         match event {
-            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
-                self.on_request(peer, request, channel)
-            }
+            request_response::Event::Message {
+                peer,
+                connection_id,
+                message: Message::Request { request, channel, .. },
+            } => self.on_request(peer, connection_id, request, channel),
             request_response::Event::Message { message: Message::Response { request_id, response }, .. } => {
                 self.on_response(request_id, response)
             }
@@ -321,12 +323,18 @@ impl Actor {
         }
     }
 
-    fn on_request(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<Response>) {
+    fn on_request(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        request: Request,
+        channel: ResponseChannel<Response>,
+    ) {
         count(&self.metrics.requests_in);
         let now = Instant::now();
-        let refusal = if !self.limiter.admits(now, peer) {
-            self.refuse(peer, Refused::RequestRate);
-            Some(Response::Refused(Refused::RequestRate))
+        let refusal = if let Err(why) = self.admits_request(now, peer, connection) {
+            self.refuse(peer, why);
+            Some(Response::Refused(why))
         } else if request.is_err() {
             self.refuse(peer, Refused::Oversized);
             Some(Response::Oversized)
@@ -351,15 +359,26 @@ impl Actor {
         }
     }
 
+    /// The peer's own share first: who has used that up takes nothing of its site's.
+    fn admits_request(&mut self, now: Instant, peer: PeerId, connection: ConnectionId) -> Result<(), Refused> {
+        if !self.limiter.admits(now, peer) {
+            return Err(Refused::RequestRate);
+        }
+        let site = self.peers.get(&peer).and_then(|known| known.link(connection)?.site());
+        match site {
+            Some(site) if !self.site_limiter.admits(now, site) => Err(Refused::Site),
+            _ => Ok(()),
+        }
+    }
+
     fn on_tunnel(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
-        let Some((known, counts)) = self.counts(&peer, connection) else { return };
+        let (Some(counts), Some(from)) = (self.counts(&peer, connection), from_libp2p(&peer)) else { return };
         match Counted::within_bounds(stream, counts) {
-            Some(stream) => {
+            Ok(stream) => {
                 count(&self.metrics.tunnels_in);
-                let from = known.id;
                 self.emit(MeshEvent::Stream { from, stream: Box::new(stream) });
             }
-            None => self.refuse(peer, Refused::Tunnels),
+            Err(why) => self.refuse(peer, why),
         }
     }
 }

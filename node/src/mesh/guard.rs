@@ -2,6 +2,7 @@
 //! because the library's limits keep an entry for every peer that ever connected.
 use super::limits;
 use super::names::from_libp2p;
+use super::sites::Site;
 use super::types::Refused;
 use libp2p::core::{Endpoint, Multiaddr, transport::PortUse};
 use libp2p::swarm::{
@@ -24,6 +25,8 @@ pub struct Guard {
     established: HashMap<PeerId, usize>,
     inbound: usize,
     outbound: usize,
+    /// Inbound ones of each site that has some.
+    of_site: HashMap<Site, usize>,
     /// Pinned and bootstrap peers: not counted out.
     exempt: HashSet<PeerId>,
     banned: HashSet<PeerId>,
@@ -42,6 +45,7 @@ impl Guard {
             established: HashMap::new(),
             inbound: 0,
             outbound: 0,
+            of_site: HashMap::new(),
             exempt: HashSet::new(),
             banned: HashSet::new(),
             banned_order: VecDeque::new(),
@@ -97,6 +101,29 @@ impl Guard {
         Ok(())
     }
 
+    fn admit_from(&self, peer: &PeerId, site: Option<Site>) -> Result<(), Denied> {
+        self.admit(peer, self.inbound)?;
+        let of_site = site.and_then(|site| self.of_site.get(&site)).copied().unwrap_or(0);
+        if of_site >= limits::MAX_CONNECTIONS_PER_SITE && !self.exempt.contains(peer) {
+            return Err(Denied(Refused::Site));
+        }
+        Ok(())
+    }
+
+    /// The site of who has connected to us. How many come by a relay is bounded there (`RELAY_CIRCUITS_PER_HOLDER`).
+    fn site_of(endpoint: &ConnectedPoint) -> Option<Site> {
+        Site::of_endpoint(endpoint).filter(|site| endpoint.is_listener() && matches!(site, Site::At(_)))
+    }
+
+    fn count_site(&mut self, endpoint: &ConnectedPoint, change: impl FnOnce(usize) -> usize) {
+        let Some(site) = Guard::site_of(endpoint) else { return };
+        let changed = change(self.of_site.get(&site).copied().unwrap_or(0));
+        match changed {
+            0 => self.of_site.remove(&site),
+            _ => self.of_site.insert(site, changed),
+        };
+    }
+
     fn count(&mut self, endpoint: &ConnectedPoint, change: impl FnOnce(&mut usize)) {
         change(if endpoint.is_dialer() { &mut self.outbound } else { &mut self.inbound });
     }
@@ -123,11 +150,11 @@ impl NetworkBehaviour for Guard {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
+        local: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.pending_in.remove(&connection);
-        self.admit(&peer, self.inbound).map_err(ConnectionDenied::new)?;
+        self.admit_from(&peer, Site::of_caller(local, remote)).map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -166,9 +193,11 @@ impl NetworkBehaviour for Guard {
             FromSwarm::ConnectionEstablished(event) => {
                 *self.established.entry(event.peer_id).or_default() += 1;
                 self.count(event.endpoint, |n| *n += 1);
+                self.count_site(event.endpoint, |n| n + 1);
             }
             FromSwarm::ConnectionClosed(event) => {
                 self.count(event.endpoint, |n| *n = n.saturating_sub(1));
+                self.count_site(event.endpoint, |n| n.saturating_sub(1));
                 if event.remaining_established == 0 {
                     self.established.remove(&event.peer_id);
                 } else {
@@ -216,6 +245,29 @@ mod tests {
         // The hash of a large (RSA) key, and an identity multihash of something that is not an ed25519 key.
         let hashed = PeerId::from_bytes(&[&[0x12, 0x20][..], &[7; 32]].concat()).unwrap();
         assert_eq!(why(guard.admit(&hashed, 0)), Some(Refused::KeyType));
+    }
+
+    #[test]
+    fn many_ids_of_one_site_take_its_places_only() {
+        let mut guard = Guard::new(24);
+        let from = |addr: &str| ConnectedPoint::Listener {
+            local_addr: "/ip4/198.51.100.1/tcp/1".parse().unwrap(),
+            send_back_addr: addr.parse().unwrap(),
+        };
+        let (site, friend) = (Site::of_ip("192.0.2.1".parse().unwrap()), someone());
+        for n in 0..limits::MAX_CONNECTIONS_PER_SITE {
+            assert!(guard.admit_from(&someone(), site).is_ok());
+            guard.count_site(&from(&format!("/ip4/192.0.2.{n}/tcp/9")), |n| n + 1);
+        }
+        let why = guard.admit_from(&friend, site).err().map(|denied| denied.0);
+        assert_eq!(why, Some(Refused::Site));
+        guard.exempt(friend);
+        assert!(guard.admit_from(&friend, site).is_ok(), "a leased peer");
+        assert!(guard.admit_from(&someone(), Site::of_ip("192.0.3.1".parse().unwrap())).is_ok());
+        assert!(guard.admit_from(&someone(), None).is_ok(), "on this network there are no sites");
+        (0..limits::MAX_CONNECTIONS_PER_SITE).for_each(|_| guard.count_site(&from("/ip4/192.0.2.7/tcp/9"), |n| n - 1));
+        guard.count_site(&from("/ip4/127.0.0.1/tcp/9"), |n| n + 1);
+        assert!(guard.of_site.is_empty());
     }
 
     #[test]

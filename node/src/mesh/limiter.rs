@@ -1,4 +1,5 @@
-//! Token buckets, one for each peer that asks often. A full bucket is the same as none, so only busy peers are kept.
+//! Token buckets, one for each peer, or each site, that asks often. A full bucket is the same as none, so only busy ones
+//! are kept.
 use super::limits;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,15 +11,17 @@ struct Bucket {
 }
 
 pub struct Limiter<P> {
+    /// Of what one peer may: a site has several peers.
+    shares: f64,
     buckets: HashMap<P, Bucket>,
 }
 
 impl<P: Copy + Eq + Hash> Limiter<P> {
-    pub fn new() -> Self {
-        Limiter { buckets: HashMap::new() }
+    pub fn new(shares: f64) -> Self {
+        Limiter { shares, buckets: HashMap::new() }
     }
 
-    /// Takes a token, or says that the peer has used up its share.
+    /// Takes a token, or says that this peer, or this site, has used up its share.
     pub fn admits(&mut self, now: Instant, peer: P) -> bool {
         if !self.buckets.contains_key(&peer) && self.buckets.len() >= limits::MAX_BUCKETS {
             self.forget_full(now);
@@ -27,8 +30,9 @@ impl<P: Copy + Eq + Hash> Limiter<P> {
                 return false;
             }
         }
-        let bucket = self.buckets.entry(peer).or_insert(Bucket { tokens: limits::REQUEST_BURST, at: now });
-        bucket.tokens = refilled(bucket, now);
+        let full = limits::REQUEST_BURST * self.shares;
+        let bucket = self.buckets.entry(peer).or_insert(Bucket { tokens: full, at: now });
+        bucket.tokens = refilled(bucket, self.shares, now);
         bucket.at = now;
         if bucket.tokens < 1.0 {
             return false;
@@ -38,13 +42,14 @@ impl<P: Copy + Eq + Hash> Limiter<P> {
     }
 
     pub fn forget_full(&mut self, now: Instant) {
-        self.buckets.retain(|_, bucket| refilled(bucket, now) < limits::REQUEST_BURST);
+        let shares = self.shares;
+        self.buckets.retain(|_, bucket| refilled(bucket, shares, now) < limits::REQUEST_BURST * shares);
     }
 }
 
-fn refilled(bucket: &Bucket, now: Instant) -> f64 {
+fn refilled(bucket: &Bucket, shares: f64, now: Instant) -> f64 {
     let since = now.saturating_duration_since(bucket.at).as_secs_f64();
-    (bucket.tokens + since * limits::REQUEST_RATE).min(limits::REQUEST_BURST)
+    (bucket.tokens + since * limits::REQUEST_RATE * shares).min(limits::REQUEST_BURST * shares)
 }
 
 #[cfg(test)]
@@ -55,7 +60,7 @@ mod tests {
     #[test]
     fn a_burst_then_the_rate_and_each_peer_for_itself() {
         let start = Instant::now();
-        let mut limiter = Limiter::new();
+        let mut limiter = Limiter::new(1.0);
         assert_eq!((0..200).filter(|_| limiter.admits(start, 1)).count(), 100);
         assert!(limiter.admits(start, 2), "another peer has its own bucket");
         let later = start + Duration::from_secs(1);
@@ -63,9 +68,20 @@ mod tests {
     }
 
     #[test]
+    fn a_site_has_the_shares_of_four_peers_however_many_ids_it_makes() {
+        let (start, mut peers) = (Instant::now(), Limiter::new(1.0));
+        let mut sites = Limiter::new(limits::SITE_SHARES);
+        let mut ask = |now, site: u8, peer: u32| peers.admits(now, peer) && sites.admits(now, site);
+        assert_eq!((0..1000).filter(|peer| ask(start, 1, *peer)).count(), 400, "each asks once");
+        assert!(ask(start, 2, 1000), "another site is another matter");
+        let later = start + Duration::from_secs(1);
+        assert_eq!((0..1000).filter(|peer| ask(later, 1, *peer)).count(), 200);
+    }
+
+    #[test]
     fn the_map_is_bounded_and_idle_peers_make_room() {
         let start = Instant::now();
-        let mut limiter = Limiter::new();
+        let mut limiter = Limiter::new(1.0);
         for peer in 0..limits::MAX_BUCKETS {
             assert!(limiter.admits(start, peer));
         }

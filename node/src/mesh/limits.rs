@@ -23,6 +23,10 @@ pub const MAX_VISITORS: usize = 96;
 /// Connections a peer may have at once: one each over TCP and QUIC, one more while both sides dial, and the relayed one
 /// that a hole is punched beside.
 pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
+/// Inbound connections from one site, those aside that a relay carries and bounds. More than there are neighbours, so
+/// that of a site whose nodes know only us each can pay its first visit; little enough that it takes four sites to take
+/// all places.
+pub const MAX_CONNECTIONS_PER_SITE: usize = 32;
 /// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
 pub const MAX_PENDING_INBOUND: usize = 96;
 /// Outbound dials at once: a lookup runs 3 in parallel, the rest is for requests.
@@ -67,7 +71,10 @@ pub const MAX_CONTROL_STREAMS: usize = 16;
 pub const REQUEST_RATE: f64 = 50.0;
 /// … and in one burst. Generous: an honest node makes a few a minute.
 pub const REQUEST_BURST: f64 = 100.0;
-/// Peers whose buckets are kept; a full bucket is a forgotten one, so only busy peers take a place.
+/// What all peers of one site (`sites`) may together, in shares of one peer: a household, or an office that has a few
+/// nodes. More ids on the same addresses get no more.
+pub const SITE_SHARES: f64 = 4.0;
+/// Peers, and sites, whose buckets are kept; a full bucket is a forgotten one, so only busy ones take a place.
 pub const MAX_BUCKETS: usize = 1024;
 
 /// A tunnel is open, with dialling and finding the peer, within this.
@@ -77,6 +84,8 @@ pub const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 pub const REOPEN_AFTER: Duration = Duration::from_secs(3);
 /// Tunnels from one peer at once: a requestor's ssh, scp and Ansible forks to the VMs of one provider.
 pub const MAX_TUNNELS_PER_PEER: usize = 64;
+/// … and from all peers of one site: four peers' share.
+pub const MAX_TUNNELS_PER_SITE: usize = 256;
 /// Tunnels from everybody at once. A stalled stream holds ≤ 256 KiB of window.
 pub const MAX_TUNNELS: usize = 1024;
 /// Tunnels that we wait to open.
@@ -167,6 +176,8 @@ pub const COMPANY_DIALS: usize = 4;
 
 /// Tests of whether they can be reached that we make for others in a minute: for one peer its candidates, 4 times and more …
 pub const DIALBACKS_PER_PEER: usize = 24;
+/// … for all peers of one site half of what there is, …
+pub const DIALBACKS_PER_SITE: usize = 30;
 /// … and for all, a dial a second.
 pub const DIALBACKS: usize = 60;
 /// A dial that takes longer is called a failure: long for a slow peer, and still within the 10 s for which the library
@@ -174,6 +185,8 @@ pub const DIALBACKS: usize = 60;
 pub const DIALBACK_PATIENCE: Duration = Duration::from_secs(8);
 /// Holes that we help to punch towards one peer in a minute: the library tries 3 times for each relayed connection.
 pub const PUNCHES_PER_PEER: usize = 6;
+/// For all that come by the relays of one site: half of what there is, for we are called by two.
+pub const PUNCHES_PER_SITE: usize = 30;
 /// For all of them: a dial costs a millisecond, and a router's table some of its places.
 pub const PUNCHES: usize = 60;
 /// The longest that a dial through a hole takes: the library's time-out, and both sides dial.
@@ -203,6 +216,8 @@ pub const SPARE_KEPT: Duration = Duration::from_secs(2);
 pub const RELAY_RESERVATIONS: usize = 64;
 /// … to peers behind one public address: a site behind one router.
 pub const RELAY_RESERVATIONS_PER_IP: usize = 8;
+/// … and in one block of addresses, which is one party's.
+pub const RELAY_RESERVATIONS_PER_SITE: usize = 32;
 /// A reservation is renewed within this by who still wants it.
 pub const RELAY_RESERVATION_LIFE: Duration = Duration::from_secs(3600);
 /// Relayed connections at once; each holds two buffers of `RELAY_BUFFER` and up to 512 KiB of the streams' windows.

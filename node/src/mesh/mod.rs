@@ -7,7 +7,7 @@
 //! | `limits` | every bound, with its reason |
 //! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `nat`, `paths`, `vicinity`, `upkeep` are parts |
 //! | `peer` | what is known of a connected peer |
-//! | `neighbours`, `join`, `limiter`, `book`, `reachability`, `relays` | what it decides; pure |
+//! | `neighbours`, `join`, `limiter`, `sites`, `book`, `reachability`, `relays` | what it decides; pure |
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
 //! | `prober`, `dialback`, `relaying`, `conduit`, `punch` | the library's AutoNAT, relay and hole punching, bounded |
@@ -43,6 +43,7 @@ mod reach;
 mod reachability;
 mod relaying;
 mod relays;
+mod sites;
 mod streams;
 mod transport;
 mod tunnels;

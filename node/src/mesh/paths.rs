@@ -84,10 +84,12 @@ impl Actor {
         book::relay_of(addr).or_else(dialled_us).and_then(|relay| from_libp2p(&relay))
     }
 
-    pub(super) fn counts(&self, peer: &PeerId, connection: ConnectionId) -> Option<(&Peer, Counts)> {
+    pub(super) fn counts(&mut self, peer: &PeerId, connection: ConnectionId) -> Option<Counts> {
         let known = self.peers.get(peer)?;
-        let of_link = known.link(connection)?.tunnels.clone();
-        Some((known, Counts { of_link, of_peer: known.tunnels.clone(), of_all: self.tunnels.clone() }))
+        let link = known.link(connection)?;
+        let of_site = link.site().map(|site| self.site_tunnels.entry(site).or_default().clone());
+        let (of_link, of_peer) = (link.tunnels.clone(), known.tunnels.clone());
+        Some(Counts { of_link, of_peer, of_site, of_all: self.tunnels.clone() })
     }
 
     /// Closes what a better connection has made superfluous, when nothing is under way. Against a relayed one it must have

@@ -1,4 +1,5 @@
 //! What is known of a connected peer, and what a dial is for.
+use super::sites::Site;
 use super::streams::Count;
 use super::types::{Direction, MeshError, Path};
 use libp2p::swarm::ConnectionId;
@@ -32,6 +33,9 @@ pub(super) struct Link {
 impl Link {
     pub fn direct_ip(&self) -> Option<IpAddr> {
         super::book::ip_of(&self.addr).filter(|_| self.relay.is_none())
+    }
+    pub fn site(&self) -> Option<Site> {
+        Site::of(&self.addr)
     }
     pub fn path(&self) -> Path {
         match (self.relay, self.punched) {

@@ -6,6 +6,7 @@ use super::book;
 use super::limits;
 use super::prober::Halves;
 use super::reachability::Scope;
+use super::sites::Site;
 use either::Either;
 use libp2p::PeerId;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
@@ -37,7 +38,7 @@ pub struct Punch {
     live: HashMap<ConnectionId, Live>,
     /// Where routers let us out; what the library was told since it was made.
     candidates: Vec<Multiaddr>,
-    lately: VecDeque<(PeerId, Instant)>,
+    lately: VecDeque<(PeerId, Option<Site>, Instant)>,
     attempts: usize,
     /// Connections over which the peer is to be asked again: at most as many as there are.
     again: Vec<(PeerId, ConnectionId)>,
@@ -111,18 +112,21 @@ impl Punch {
     /// A hole towards this peer was begun just now: who comes in from it comes through that.
     pub fn is_punching(&self, now: Instant, peer: &PeerId) -> bool {
         let lately = |at: Instant| now.saturating_duration_since(at) < limits::PUNCH_TAKES;
-        self.lately.iter().any(|(known, at)| known == peer && lately(*at))
+        self.lately.iter().any(|(known, _, at)| known == peer && lately(*at))
     }
 
-    fn admits(&mut self, now: Instant, peer: PeerId) -> bool {
+    fn admits(&mut self, now: Instant, peer: PeerId, site: Option<Site>) -> bool {
         const MINUTE: Duration = Duration::from_secs(60);
-        while self.lately.front().is_some_and(|(_, at)| now.saturating_duration_since(*at) >= MINUTE) {
+        while self.lately.front().is_some_and(|(.., at)| now.saturating_duration_since(*at) >= MINUTE) {
             self.lately.pop_front();
         }
-        let of_peer = self.lately.iter().filter(|(known, _)| *known == peer).count();
-        let room = of_peer < limits::PUNCHES_PER_PEER && self.lately.len() < limits::PUNCHES;
+        let of_peer = self.lately.iter().filter(|(known, ..)| *known == peer).count();
+        let of_site = self.lately.iter().filter(|(_, known, _)| site.is_some() && *known == site).count();
+        let room = of_peer < limits::PUNCHES_PER_PEER
+            && of_site < limits::PUNCHES_PER_SITE
+            && self.lately.len() < limits::PUNCHES;
         if room {
-            self.lately.push_back((peer, now));
+            self.lately.push_back((peer, site, now));
         }
         room
     }
@@ -131,7 +135,8 @@ impl Punch {
     fn check(&mut self, peer: PeerId, connection: ConnectionId, addrs: &mut Vec<Multiaddr>) -> bool {
         let Some(live) = self.live.get(&connection) else { return false };
         *addrs = worth_dialling(std::mem::take(addrs), &live.endpoint);
-        if addrs.is_empty() || !self.admits(Instant::now(), peer) {
+        let site = Site::of_endpoint(&live.endpoint);
+        if addrs.is_empty() || !self.admits(Instant::now(), peer, site) {
             return false;
         }
         self.attempts += 1;
@@ -288,13 +293,14 @@ mod tests {
         let (now, peer) = (Instant::now(), PeerId::random());
         let mut punch = Punch::new(PeerId::random());
         assert!(!punch.is_punching(now, &peer));
-        assert_eq!((0..100).filter(|_| punch.admits(now, peer)).count(), limits::PUNCHES_PER_PEER);
+        let site = Site::of_ip("192.0.2.1".parse().unwrap());
+        assert_eq!((0..100).filter(|_| punch.admits(now, peer, site)).count(), limits::PUNCHES_PER_PEER);
         assert!(punch.is_punching(now, &peer) && !punch.is_punching(now + limits::PUNCH_TAKES, &peer));
-        assert_eq!(
-            (0..1000).filter(|_| punch.admits(now, PeerId::random())).count(),
-            limits::PUNCHES - limits::PUNCHES_PER_PEER
-        );
-        assert!(punch.admits(now + Duration::from_secs(60), peer));
+        let beside = (0..1000).filter(|_| punch.admits(now, PeerId::random(), site)).count();
+        assert_eq!(beside, limits::PUNCHES_PER_SITE - limits::PUNCHES_PER_PEER);
+        let others = (0..1000).filter(|_| punch.admits(now, PeerId::random(), None)).count();
+        assert_eq!(others, limits::PUNCHES - limits::PUNCHES_PER_SITE);
+        assert!(punch.admits(now + Duration::from_secs(60), peer, site));
         // A direct connection that was there before the renewal may close after it.
         let direct = ConnectionId::new_unchecked(1);
         let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();

@@ -282,7 +282,7 @@ impl Actor {
         let Some(opening) = self.reach.openings.remove(&id) else { return };
         let result = result.and_then(|(connection, stream)| {
             let closed = || MeshError::Unreachable("the connection closed".into());
-            let (_, counts) = self.counts(&opening.to, connection).ok_or_else(closed)?;
+            let counts = self.counts(&opening.to, connection).ok_or_else(closed)?;
             count(&self.metrics.tunnels_out);
             Ok(Box::new(Counted::new(stream, counts)) as BoxedStream)
         });

@@ -5,6 +5,7 @@ use super::book::ip_of;
 use super::conduit::{Account, Asked, Conduit, Order, Terms, Told};
 use super::limits;
 use super::reachability::Scope;
+use super::sites::Site;
 use super::types::RelayLimits;
 use either::Either;
 use libp2p::PeerId;
@@ -48,8 +49,11 @@ impl Books {
         // Machines of one laboratory share what a router's customers would not.
         let public = Scope::of(ip) == Scope::World;
         let behind_it = self.holders.values().filter(|holder| holder.ip == ip).count();
-        let full =
-            self.holders.len() >= self.limits.reservations || (public && behind_it >= self.limits.reservations_per_ip);
+        let site = Site::of_ip(ip);
+        let beside_it = self.holders.values().filter(|holder| site.is_some() && Site::of_ip(holder.ip) == site).count();
+        let full = self.holders.len() >= self.limits.reservations
+            || (public && behind_it >= self.limits.reservations_per_ip)
+            || beside_it >= limits::RELAY_RESERVATIONS_PER_SITE;
         if full && !renewed {
             return false;
         }
@@ -286,6 +290,21 @@ mod tests {
     }
     fn reserve(books: &mut Books, now: Instant, connection: usize, peer: PeerId, ip: &str) -> bool {
         books.reserve(now, peer, ConnectionId::new_unchecked(connection), Some(ip.parse().unwrap()))
+    }
+
+    #[test]
+    fn one_block_of_addresses_does_not_take_all_reservations() {
+        let (now, mut books) = (Instant::now(), Books::new(RelayLimits::default()));
+        let mut ask = |n: usize, ip: String| reserve(&mut books, now, n, PeerId::random(), &ip);
+        let granted = (0..64).filter(|n| ask(*n, format!("192.0.2.{n}"))).count();
+        assert_eq!(granted, limits::RELAY_RESERVATIONS_PER_SITE);
+        assert!(ask(64, "192.0.3.1".into()));
+        let near = (65..96).filter(|n| ask(*n, format!("192.168.0.{n}"))).count();
+        assert_eq!(
+            near,
+            limits::RELAY_RESERVATIONS - granted - 1,
+            "a laboratory's machines share nothing but the whole"
+        );
     }
 
     #[test]

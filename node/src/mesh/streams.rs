@@ -1,6 +1,7 @@
 //! A tunnel as the node sees it: libp2p's stream behind the adapter to tokio's traits, and nothing in between. It
 //! counts itself for as long as it lives, so that a peer in use is neither pruned nor allowed more than its share.
 use super::limits;
+use super::types::Refused;
 use libp2p::Stream;
 use std::io;
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
-/// Tunnels over one connection, of one peer, or of all.
+/// Tunnels over one connection, of one peer, of one site, or of all.
 #[derive(Clone, Default)]
 pub struct Count(Arc<AtomicUsize>);
 
@@ -30,12 +31,13 @@ pub struct Counted {
 pub struct Counts {
     pub of_link: Count,
     pub of_peer: Count,
+    pub of_site: Option<Count>,
     pub of_all: Count,
 }
 
 impl Counts {
-    fn each(&self) -> [&Count; 3] {
-        [&self.of_link, &self.of_peer, &self.of_all]
+    fn each(&self) -> impl Iterator<Item = &Count> {
+        [&self.of_link, &self.of_peer, &self.of_all].into_iter().chain(&self.of_site)
     }
 }
 
@@ -47,10 +49,14 @@ impl Counted {
         Counted { inner: stream.compat(), counts }
     }
     /// An inbound stream, unless there are too many.
-    pub fn within_bounds(stream: Stream, counts: Counts) -> Option<Self> {
-        let (of_peer, of_all) = (counts.of_peer.get(), counts.of_all.get());
-        let room = of_peer < limits::MAX_TUNNELS_PER_PEER && of_all < limits::MAX_TUNNELS;
-        room.then(|| Counted::new(stream, counts))
+    pub fn within_bounds(stream: Stream, counts: Counts) -> Result<Self, Refused> {
+        if counts.of_peer.get() >= limits::MAX_TUNNELS_PER_PEER || counts.of_all.get() >= limits::MAX_TUNNELS {
+            return Err(Refused::Tunnels);
+        }
+        if counts.of_site.as_ref().is_some_and(|of_site| of_site.get() >= limits::MAX_TUNNELS_PER_SITE) {
+            return Err(Refused::Site);
+        }
+        Ok(Counted::new(stream, counts))
     }
 }
 

@@ -294,6 +294,8 @@ pub enum Refused {
     RequestRate,
     /// More tunnels than its share, or than we take in all.
     Tunnels,
+    /// More than its site's share: of requests, tunnels or connections.
+    Site,
     /// It speaks none of this network's protocols.
     OtherNetwork,
     /// Banned by `MeshHandle::ban`.
@@ -309,9 +311,10 @@ pub enum Refused {
 }
 
 impl Refused {
-    pub const ALL: [Refused; 8] = [
+    pub const ALL: [Refused; 9] = [
         Refused::RequestRate,
         Refused::Tunnels,
+        Refused::Site,
         Refused::OtherNetwork,
         Refused::Banned,
         Refused::ConnectionLimit,
@@ -323,6 +326,7 @@ impl Refused {
         match self {
             Refused::RequestRate => "request_rate",
             Refused::Tunnels => "tunnels",
+            Refused::Site => "site",
             Refused::OtherNetwork => "other_network",
             Refused::Banned => "banned",
             Refused::ConnectionLimit => "connection_limit",

@@ -7,5 +7,6 @@ mod heartbeat;
 mod membership;
 mod neighbours;
 mod reach;
+mod sites;
 mod support;
 mod talk;
