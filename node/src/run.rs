@@ -94,13 +94,16 @@ pub async fn start(config: &NodeConfig, provider: Option<ProviderParts>, tuning:
         core = core.tuned(leaf, Arc::new(Direct));
     }
     let remembered: Vec<String> = store.known_peers()?.into_iter().flat_map(|known| known.addrs).collect();
+    let anchors = store.anchors()?;
     let bans = Bans::restore(clock::now(), store.bans()?);
-    let expects_peers = config.mdns || !config.bootstrap.is_empty() || !remembered.is_empty();
+    let known = !remembered.is_empty() || !anchors.is_empty();
+    let expects_peers = config.mdns || !config.bootstrap.is_empty() || known;
     let (mesh, mesh_events) = mesh::spawn(MeshConfig {
         carriers: config.carriers.clone(),
         listen: config.listen.clone(),
         bootstrap: config.bootstrap.clone(),
         remembered,
+        anchors,
         banned: bans.list().into_iter().rev().map(|ban| ban.peer).collect(),
         mdns: config.mdns,
         relay: config.relay.then(RelayLimits::default),

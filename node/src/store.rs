@@ -1,6 +1,7 @@
-//! What outlives the process, on sled: the core's tables, the peers worth redialling, the bans, the events. sled takes
+//! What outlives the process, on sled: the core's tables, the peers worth redialling, the anchors, the bans, the events. sled takes
 //! one process, so only a running node opens it; it is no longer developed, so it ends in this file.
 use crate::bans::Ban;
+use crate::mesh::Anchor;
 use protocol::codec::{self, MAX_STORED};
 use protocol::core::{StoreOp, Table};
 use protocol::{ErrorCode, Fault, PeerId};
@@ -20,6 +21,7 @@ pub struct Store {
     db: sled::Db,
     state: sled::Tree,
     peers: sled::Tree,
+    anchors: sled::Tree,
     bans: sled::Tree,
     events: sled::Tree,
 }
@@ -47,8 +49,9 @@ impl Store {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::LowSpace);
         let db = config.open().map_err(|error| broken("open", &error).hint("another node may use this home"))?;
         let tree = |name: &str| db.open_tree(name).map_err(|error| broken("open", &error));
-        let (state, peers, bans, events) = (tree("state")?, tree("peers")?, tree("bans")?, tree("events")?);
-        let store = Store { state, peers, bans, events, db };
+        let (state, events) = (tree("state")?, tree("events")?);
+        let (peers, anchors, bans) = (tree("peers")?, tree("anchors")?, tree("bans")?);
+        let store = Store { state, peers, anchors, bans, events, db };
         store.check_schema()?;
         Ok(store)
     }
@@ -111,6 +114,26 @@ impl Store {
             known.extend(codec::decode::<KnownPeer>(&value, MAX_STORED).ok());
         }
         Ok(known)
+    }
+
+    /// In place of those before, which are four at most. Not flushed: they change rarely, and the last ones do as well.
+    pub fn keep_anchors(&self, anchors: &[Anchor]) -> Result<(), Fault> {
+        let mut batch = sled::Batch::default();
+        for row in self.anchors.iter() {
+            batch.remove(row.map_err(|error| broken("read", &error))?.0);
+        }
+        for (place, anchor) in (0u8..).zip(anchors) {
+            batch.insert(&[place], codec::encode(anchor));
+        }
+        self.anchors.apply_batch(batch).map_err(|error| broken("write", &error))
+    }
+    pub fn anchors(&self) -> Result<Vec<Anchor>, Fault> {
+        let mut anchors = Vec::new();
+        for row in self.anchors.iter() {
+            let (_, value) = row.map_err(|error| broken("read", &error))?;
+            anchors.extend(codec::decode::<Anchor>(&value, MAX_STORED).ok());
+        }
+        Ok(anchors)
     }
 
     /// Not flushed: who is let in for a lost ban has five messages until the next.
@@ -205,6 +228,22 @@ mod tests {
             }
         };
         assert_eq!(store.state().unwrap(), vec![op(2, Some(vec![2]))]);
+    }
+
+    #[test]
+    fn anchors_are_kept_in_place_of_those_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let anchor = |n: u8| Anchor {
+            peer: PeerId::from_public_key([n; 32]),
+            addrs: vec![format!("/ip4/192.{n}.2.1/tcp/1")],
+            failures: n.into(),
+        };
+        assert_eq!(store.anchors().unwrap(), []);
+        store.keep_anchors(&[9, 2, 3].map(anchor)).unwrap();
+        assert_eq!(store.anchors().unwrap(), [9, 2, 3].map(anchor), "in their order");
+        store.keep_anchors(&[anchor(3)]).unwrap();
+        assert_eq!(store.anchors().unwrap(), [anchor(3)]);
     }
 
     #[test]

@@ -224,6 +224,11 @@ impl Actor {
                 self.reachability = (state, why);
                 self.input(Input::Addresses(addrs.iter().filter_map(|addr| addr.parse().ok()).collect()));
             }
+            MeshEvent::Anchors(anchors) => {
+                if let Err(fault) = self.store.keep_anchors(&anchors) {
+                    tracing::warn!(%fault, "the anchors are not remembered");
+                }
+            }
             MeshEvent::Listening(addr) => tracing::info!(%addr, "listening"),
             MeshEvent::ListenClosed(addr) => tracing::warn!(%addr, "no longer listening"),
             MeshEvent::BootstrapFailed { addr, why } => {

@@ -95,6 +95,7 @@ impl Actor {
             latency_ms: peer.rtt_ms,
             direction: peer.direction.as_str().to_owned(),
             path: PathView::of(peer.path),
+            anchor: peer.anchor,
             connected_s: peer.connected_since.elapsed().unwrap_or_default().as_secs(),
         };
         Ok(self.mesh.peers().await?.into_iter().map(view).collect())

@@ -73,6 +73,9 @@ pub struct PeerView {
     pub direction: String,
     #[serde(flatten)]
     pub path: PathView,
+    /// This node goes back to it first after a restart.
+    #[serde(default)]
+    pub anchor: bool,
     pub connected_s: u64,
 }
 

@@ -4,6 +4,7 @@
 //! a bounded outbox for a place in the node's channel; while the outbox is full the swarm is not polled, and that
 //! holds the peers back. A tick runs the loop although nothing happened, because gossipsub 0.50 resets its heartbeat
 //! timer without polling it, so that in an idle swarm heartbeats and score decay stop for good.
+use super::anchors::Anchors;
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::book::Book;
 use super::handle::Command;
@@ -66,6 +67,7 @@ pub(super) struct Actor {
     pub hood: Neighbourhood<PeerId>,
     pub book: Book,
     pub join: Join,
+    pub anchors: Anchors<PeerId>,
     pub dials: HashMap<ConnectionId, DialFor>,
     pub nat: Nat,
     pub reach: Reach,
@@ -127,6 +129,7 @@ impl Actor {
             hood: Neighbourhood::new(config.max_neighbours, wanted),
             book: Book::default(),
             join,
+            anchors: super::upkeep::anchors(config),
             dials: HashMap::new(),
             nat: Nat::new(config.assume),
             reach: Reach::default(),
@@ -368,6 +371,7 @@ impl Actor {
                 agent: peer.agent.clone(),
                 connected_since: peer.since,
                 pinned: self.pinned.contains(key),
+                anchor: self.anchors.is_one(key),
                 in_gossip_mesh: gossip.all_mesh_peers().any(|meshed| meshed == key),
                 gossip_score: gossip.peer_score(key),
             }

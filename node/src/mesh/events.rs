@@ -101,7 +101,7 @@ impl Actor {
                 self.join.connected(now, index, peer);
                 wanted = true;
             }
-            Some(DialFor::Company(_)) => wanted = true,
+            Some(DialFor::Company(_) | DialFor::Anchor(_)) => wanted = true,
             Some(DialFor::Command(done)) => {
                 wanted = true;
                 let _ = done.send(Ok(id));
@@ -163,6 +163,7 @@ impl Actor {
         match self.dials.remove(&connection) {
             Some(DialFor::Join(index)) => self.join_failed(now, index, &why),
             Some(DialFor::Company(peer)) => self.hood.avoid(now, peer),
+            Some(DialFor::Anchor(peer)) => self.anchor_failed(&peer),
             Some(DialFor::Command(done)) => {
                 let _ = done.send(Err(MeshError::Unreachable(why.clone())));
             }
@@ -198,6 +199,7 @@ impl Actor {
             self.refuse(peer, Refused::OtherNetwork);
             self.hood.avoid(now, peer);
             self.book.forget(&peer);
+            self.anchors.give_up(&peer);
             if let Some(index) = self.join.index_of(&peer) {
                 self.join_failed(now, index, "the node there belongs to another network");
             }
@@ -219,6 +221,7 @@ impl Actor {
         known.announced = news.then_some(listen);
         if first {
             self.join.confirmed(&peer);
+            self.anchors.reached(&peer);
         }
         self.tell_of(peer);
         self.take_announced(now, peer);

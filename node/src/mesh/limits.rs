@@ -1,7 +1,8 @@
 //! Every bound of the mesh, with its unit and its reason.
 use std::time::Duration;
 
-/// Neighbours kept beside pinned and bootstrap peers. Gossip pushes to 6 of them; the rest make the graph robust.
+/// Neighbours kept beside pinned peers, bootstrap peers and anchors. Gossip pushes to 6 of them; the rest make the graph
+/// robust.
 /// Each costs about 100 KiB over TCP, 150 KiB over QUIC (measured with 50), and 60 s pings to 24 some 50 B/s.
 pub const MAX_NEIGHBOURS: usize = 24;
 /// A node looks for neighbours while it has fewer than this share of the maximum: since everybody dials only a third,
@@ -125,6 +126,17 @@ pub const BOOTSTRAP_FIRST: Duration = Duration::from_secs(1);
 pub const BOOTSTRAP_LAST: Duration = Duration::from_secs(30);
 /// Bootstrap and remembered addresses that are taken from the caller.
 pub const MAX_BOOTSTRAP: usize = 64;
+/// Peers that we go back to first after a restart, each in another /16 (IPv6: /32), kept beyond the neighbours: one of
+/// them that is honest is enough not to be alone with an attacker, and four networks are hard to have all of.
+pub const ANCHORS: usize = 4;
+/// Who has been a neighbour for this long may become one: visits and restarts are over by then.
+pub const ANCHOR_AFTER: Duration = Duration::from_secs(600);
+/// How often candidates are looked for while there are fewer.
+pub const ANCHOR_LOOK: Duration = Duration::from_secs(60);
+/// An anchor that is gone is dialled this often …
+pub const ANCHOR_RETRY: Duration = Duration::from_secs(600);
+/// … and given up after so many dials in vain: a day of running, while others could be reached.
+pub const ANCHOR_FAILURES: u32 = 144;
 /// Looking for more neighbours by a lookup of a random key: 5 s doubling to 10 min while it brings none.
 pub const SEARCH_FIRST: Duration = Duration::from_secs(5);
 pub const SEARCH_LAST: Duration = Duration::from_secs(600);

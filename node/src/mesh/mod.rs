@@ -7,7 +7,7 @@
 //! | `limits` | every bound, with its reason |
 //! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `nat`, `paths`, `vicinity`, `upkeep` are parts |
 //! | `peer` | what is known of a connected peer |
-//! | `neighbours`, `join`, `limiter`, `sites`, `book`, `reachability`, `relays` | what it decides; pure |
+//! | `neighbours`, `join`, `anchors`, `limiter`, `sites`, `book`, `reachability`, `relays` | what it decides; pure |
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
 //! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
 //! | `prober`, `dialback`, `relaying`, `conduit`, `punch` | the library's AutoNAT, relay and hole punching, bounded |
@@ -15,6 +15,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 mod actor;
+mod anchors;
 mod announce;
 mod behaviour;
 mod book;
@@ -90,6 +91,9 @@ pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<Mes
     let (events, delivered) = mpsc::channel(limits::EVENTS);
     let handle = MeshHandle::new(config.keypair.peer_id(), commands, counters.clone());
     let mut actor = actor::Actor::new(swarm, &config, join, counters, received, events);
+    for (addr, peer) in anchored(&config) {
+        actor.book.add(peer, addr);
+    }
     for (addr, peer) in remembered(&config) {
         actor.book.add(peer, addr);
     }
@@ -97,6 +101,7 @@ pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<Mes
         actor.ban(names::to_libp2p(*peer));
     }
     actor.settle(config.listen.len()).await;
+    actor.dial_anchors(Instant::now());
     actor.join_again(Instant::now());
     tokio::spawn(actor.run());
     Ok((handle, delivered))
@@ -122,6 +127,16 @@ fn remembered(config: &MeshConfig) -> impl Iterator<Item = (libp2p::Multiaddr, l
     let local = names::to_libp2p(config.keypair.peer_id());
     let parsed = config.remembered.iter().filter_map(|addr| book::parse(addr).ok());
     parsed.filter_map(move |(addr, peer)| Some((addr, peer.filter(|peer| *peer != local)?)))
+}
+
+/// Addresses of anchors, each with who is said to be there.
+fn anchored(config: &MeshConfig) -> impl Iterator<Item = (libp2p::Multiaddr, libp2p::PeerId)> {
+    let others = config.anchors.iter().filter(|anchor| anchor.peer != config.keypair.peer_id());
+    others.flat_map(|anchor| {
+        let peer = names::to_libp2p(anchor.peer);
+        let parsed = anchor.addrs.iter().filter_map(|addr| book::parse(addr).ok());
+        parsed.filter(move |(_, said)| said.is_none_or(|said| said == peer)).map(move |(addr, _)| (addr, peer))
+    })
 }
 
 fn cannot_listen(addr: &str, error: &std::io::Error) -> Fault {

@@ -357,9 +357,10 @@ impl Actor {
         }
     }
 
-    /// Kept beyond the bound: leased peers, those we join through, and those who call us.
+    /// Kept beyond the bound: leased peers, those we join through, those who call us, and the few we go back to.
     pub(super) fn is_exempt(&self, peer: &PeerId) -> bool {
-        self.pinned.contains(peer) || self.join.is_bootstrap(peer) || self.nat.calls_by(peer)
+        let told = self.pinned.contains(peer) || self.join.is_bootstrap(peer);
+        told || self.nat.calls_by(peer) || self.anchors.is_one(peer)
     }
 }
 

@@ -99,5 +99,6 @@ impl Peer {
 pub(super) enum DialFor {
     Join(usize),
     Company(PeerId),
+    Anchor(PeerId),
     Command(oneshot::Sender<Result<protocol::PeerId, MeshError>>),
 }

@@ -3,6 +3,7 @@ use super::limits;
 use super::link::Links;
 use protocol::names::Network;
 use protocol::{ErrorCode, Fault, Keypair, PeerId};
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,6 +31,8 @@ pub struct MeshConfig {
     pub bootstrap: Vec<String>,
     /// Peers of an earlier run: dialled like bootstrap addresses, but given up quietly and never kept at a premium.
     pub remembered: Vec<String>,
+    /// Dialled before anybody else; as `MeshEvent::Anchors` told them in an earlier run.
+    pub anchors: Vec<Anchor>,
     /// Kept out from the start, the oldest first.
     pub banned: Vec<PeerId>,
     /// Find peers on the local network by multicast DNS.
@@ -60,6 +63,7 @@ impl MeshConfig {
             listen: Vec::new(),
             bootstrap: Vec::new(),
             remembered: Vec::new(),
+            anchors: Vec::new(),
             banned: Vec::new(),
             mdns: false,
             server: true,
@@ -103,6 +107,15 @@ impl Default for RelayLimits {
             window: limits::RELAY_WINDOW,
         }
     }
+}
+
+/// A peer that is gone back to first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    pub peer: PeerId,
+    pub addrs: Vec<String>,
+    /// Dials in vain since it was last reached.
+    pub failures: u32,
 }
 
 /// A request that waits for `MeshHandle::reply`.
@@ -268,6 +281,8 @@ pub enum MeshEvent {
     Listening(String),
     /// An address that we listened on is gone.
     ListenClosed(String),
+    /// All of them, whenever one has come or gone, or could not be reached: to be remembered.
+    Anchors(Vec<Anchor>),
     /// Once for each address and reason; it is tried again all the same.
     BootstrapFailed {
         addr: String,
@@ -407,6 +422,8 @@ pub struct PeerInfo {
     pub agent: Option<String>,
     pub connected_since: std::time::SystemTime,
     pub pinned: bool,
+    /// It is gone back to first after a restart.
+    pub anchor: bool,
     /// It is one of the few that gossip is pushed to.
     pub in_gossip_mesh: bool,
     /// Gossipsub's opinion of it.

@@ -1,13 +1,15 @@
 //! What is done although nothing happened: deadlines, company, visits that are over, the hourly refresh.
 use super::actor::Actor;
+use super::anchors::{Anchors, Candidate, Held};
 use super::limits;
 use super::metrics::count;
+use super::names::{from_libp2p, to_libp2p};
 use super::neighbours::{Closing, Use};
 use super::peer::{DialFor, Peer};
 use super::reach::Lookup;
 use super::types::*;
-use libp2p::PeerId;
 use libp2p::kad::QueryInfo;
+use libp2p::{Multiaddr, PeerId};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
@@ -48,12 +50,29 @@ pub(super) fn jitter() -> f64 {
     (RandomState::new().hash_one(0u8) >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Those of an earlier run.
+pub(super) fn anchors(config: &MeshConfig) -> Anchors<PeerId> {
+    let failures = |peer: &PeerId| config.anchors.iter().find(|anchor| to_libp2p(anchor.peer) == *peer);
+    let mut held: Vec<Held<PeerId>> = Vec::new();
+    for (addr, peer) in super::anchored(config) {
+        match held.iter_mut().find(|held| held.peer == peer) {
+            Some(known) => known.addrs.push(addr),
+            None => {
+                let failures = failures(&peer).map_or(0, |anchor| anchor.failures);
+                held.push(Held { peer, addrs: vec![addr], failures });
+            }
+        }
+    }
+    Anchors::new(Instant::now(), held)
+}
+
 impl Actor {
     pub(super) fn on_tick(&mut self, now: Instant) {
         self.expire(now);
         self.look_for_other_ways(now);
         self.forget(now);
         self.take_waiting(now);
+        self.dial_anchors(now);
         self.join_again(now);
         self.redial_pinned(now);
         self.seek_company(now);
@@ -63,6 +82,7 @@ impl Actor {
         self.review(now);
         self.look_around(now);
         self.close_spare(now);
+        self.tend_anchors(now);
         self.metrics.connected.store(self.peers.len() as u64, Ordering::Relaxed);
         self.metrics.neighbours.store(self.hood.kept() as u64, Ordering::Relaxed);
     }
@@ -249,11 +269,72 @@ impl Actor {
         if guard.is_banned(&peer) {
             self.close(&peer);
         }
-        if self.is_exempt(&peer) {
-            return;
+        self.exempt_no_longer(&peer);
+    }
+
+    fn exempt_no_longer(&mut self, peer: &PeerId) {
+        if !self.is_exempt(peer) {
+            self.swarm.behaviour_mut().guard.unexempt(peer);
+            self.hood.set_exempt(Instant::now(), peer, false);
         }
-        self.swarm.behaviour_mut().guard.unexempt(&peer);
-        self.hood.set_exempt(Instant::now(), &peer, false);
+    }
+
+    /// Before those that we were told to join through: what they lead to is what others say.
+    pub(super) fn dial_anchors(&mut self, now: Instant) {
+        use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+        let (alone, peers) = (self.hood.kept() == 0, &self.peers);
+        for (peer, addrs) in self.anchors.due(now, alone, |peer| peers.contains_key(peer)) {
+            let condition = PeerCondition::DisconnectedAndNotDialing;
+            let opts = DialOpts::peer_id(peer).condition(condition).addresses(addrs).build();
+            let connection = opts.connection_id();
+            // Err: it is being dialled already, or there are too many dials; it is tried again.
+            if self.swarm.dial(opts).is_ok() {
+                count(&self.metrics.dials);
+                self.dials.insert(connection, DialFor::Anchor(peer));
+            }
+        }
+    }
+
+    pub(super) fn anchor_failed(&mut self, peer: &PeerId) {
+        let alone = self.hood.kept() == 0;
+        if self.anchors.failed(peer, alone) {
+            self.exempt_no_longer(peer);
+        }
+    }
+
+    fn tend_anchors(&mut self, now: Instant) {
+        if self.anchors.lacks(now) {
+            for peer in self.anchors.choose(now, self.anchor_candidates()) {
+                self.swarm.behaviour_mut().guard.exempt(peer);
+                self.hood.set_exempt(now, &peer, true);
+            }
+        }
+        let Some(held) = self.anchors.news() else { return };
+        let told = held.into_iter().filter_map(|held| {
+            let addrs = held.addrs.iter().map(Multiaddr::to_string).collect();
+            Some(Anchor { peer: from_libp2p(&held.peer)?, addrs, failures: held.failures })
+        });
+        let told = told.collect();
+        self.emit(MeshEvent::Anchors(told));
+    }
+
+    /// Neighbours that serve, at addresses in the network that they were met in. Who we are told to join through is dialled
+    /// anyway, and who came through a hole cannot be dialled.
+    fn anchor_candidates(&self) -> Vec<Candidate<PeerId>> {
+        let fit = |peer: &PeerId, known: &Peer| {
+            known.identified && known.serves_dht && self.hood.keeps(peer) && !self.join.is_bootstrap(peer)
+        };
+        let candidate = |(peer, known): (&PeerId, &Peer)| {
+            let link = known.best().filter(|link| !link.spare && !link.punched && fit(peer, known))?;
+            let ip = link.direct_ip()?;
+            let dialled = (!link.inbound).then_some(&link.addr);
+            let there = dialled.into_iter().chain(&known.listen).filter(|addr| super::book::ip_of(addr) == Some(ip));
+            let mut addrs: Vec<Multiaddr> = there.filter_map(|addr| addr.clone().with_p2p(*peer).ok()).collect();
+            addrs.dedup();
+            addrs.truncate(limits::MAX_ADDRS_PER_PEER);
+            Some(Candidate { peer: *peer, ip, outbound: !link.inbound, since: known.connected_at, addrs })
+        };
+        self.peers.iter().filter_map(candidate).collect()
     }
 
     pub(super) fn ban(&mut self, peer: PeerId) {
@@ -265,6 +346,9 @@ impl Actor {
             return;
         }
         self.book.forget(&peer);
+        if self.anchors.give_up(&peer) {
+            self.exempt_no_longer(&peer);
+        }
         self.close(&peer);
     }
 }

@@ -1,6 +1,6 @@
 //! Who is let in, who is not, and how a node joins.
 use super::support::*;
-use node::mesh::{MeshConfig, MeshError, MeshEvent, Refused, spawn};
+use node::mesh::{Anchor, MeshConfig, MeshError, MeshEvent, Refused, spawn};
 use protocol::ErrorCode;
 use std::time::Duration;
 
@@ -121,6 +121,23 @@ async fn listen_addresses_are_concrete_and_name_the_node() {
     }
     let dialler = Node::start(super::support::config(61)).await;
     assert_eq!(soon("a dial", dialler.mesh.dial(&addrs[1])).await, Ok(node.id));
+}
+
+#[tokio::test]
+async fn anchors_are_gone_back_to_and_kept_without_any_room() {
+    let (anchor, other) = (Node::start(config(216)).await, Node::start(config(217)).await);
+    let (addr, bootstrap) = (anchor.addr().await, vec![other.addr().await]);
+    let held = Anchor { peer: anchor.id, addrs: vec![addr], failures: 3 };
+    let back = MeshConfig { anchors: vec![held.clone()], bootstrap, max_neighbours: 0, ..config(218) };
+    let mut back = Node::start(back).await;
+    let reached = back.until("the anchor is reached", |event| match event {
+        MeshEvent::Anchors(anchors) => Some(anchors),
+        _ => None,
+    });
+    assert_eq!(reached.await, [Anchor { failures: 0, ..held }]);
+    let peers = back.mesh.peers().await.unwrap();
+    let anchors: Vec<_> = peers.iter().filter(|peer| peer.anchor).map(|peer| peer.peer).collect();
+    assert_eq!(anchors, [anchor.id]);
 }
 
 #[tokio::test]
