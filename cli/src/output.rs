@@ -95,6 +95,12 @@ pub fn fields(rows: &[(&str, Option<String>)]) -> String {
     text
 }
 
+/// As exact as a forecast should be.
+pub fn seconds(ms: u64) -> String {
+    let secs = ms as f64 / 1000.0;
+    if secs < 9.95 { format!("{secs:.1} s") } else { format!("{secs:.0} s") }
+}
+
 /// What is not there.
 pub fn dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

@@ -185,6 +185,7 @@ fn table_byte(table: Table) -> u8 {
         Table::Leases => 1,
         Table::Rentals => 2,
         Table::Releases => 3,
+        Table::History => 4,
     }
 }
 

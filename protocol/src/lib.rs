@@ -7,6 +7,7 @@ pub mod codec;
 pub mod core;
 pub mod envelope;
 pub mod error;
+pub mod history;
 pub mod identity;
 pub mod lease;
 pub mod ledger;

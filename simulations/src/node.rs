@@ -86,6 +86,7 @@ impl Disk {
                     self.releases.insert(LeaseId(key));
                 }
             }
+            Table::History => {}
         }
     }
 }

@@ -60,6 +60,36 @@ fn a_vm_lives_through_every_lifecycle_command() {
 }
 
 #[test]
+fn what_a_create_usually_takes_is_said_before_the_next_also_by_a_later_node() {
+    let (p, r) = (provider_home(), Home::new());
+    p.config(&format!("{PROVIDER}offer_cpus = 8\noffer_memory = \"64G\"\n"));
+    let provider = p.node(&PROVIDE);
+    let (addr, peer) = (provider.addr(), provider.peer_id());
+    let node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    let estimate = || r.json(&["provider", "list", "--isolation", "any"])[0]["estimate_ms"].clone();
+    assert_eq!(estimate(), Value::Null, "it has no past");
+    let first = r.run(&CREATE).ok();
+    assert!(!first.stderr().contains("takes") && !first.stderr().contains("took"), "{}", first.stderr());
+    let total = r.json(&["vm", "info", "web"])["timings_ms"]["total"].clone();
+    assert!(total.as_u64().is_some_and(|ms| ms > 0), "{total}");
+    assert_eq!(estimate(), total);
+    r.run(&["vm", "destroy", "web", "--yes"]).ok();
+
+    drop(node);
+    let _node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    eventually("the provider is on its board again", PATIENCE, || estimate().is_number().then_some(()));
+    assert_eq!(estimate(), total, "it is on the disk");
+    let info = r.run(&["provider", "info", &peer]).ok().stdout();
+    assert!(info.contains("create takes:"), "{info}");
+    let second = r.run(&CREATE).ok().stderr();
+    let (said, makes) = (second.find(" here the last time"), second.find("makes the VM"));
+    assert!(said.is_some() && (makes.is_none() || said < makes), "{second}");
+    assert_eq!(r.run(&["vm", "create", "third", "--isolation", "any", "--quiet"]).ok().stderr(), "");
+    let fourth = r.run(&["vm", "create", "fourth", "--isolation", "any"]).ok().stderr();
+    assert!(fourth.contains(" in 3 creates)"), "{fourth}");
+}
+
+#[test]
 fn commands_without_a_node_share_the_one_that_the_first_starts() {
     let (p, r) = (provider_home(), Home::new());
     let provider = p.node(&PROVIDE);

@@ -1,7 +1,7 @@
 //! `golemnode provider …`: who offers virtual machines.
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{dash, fields, some_of, table};
+use crate::output::{dash, fields, seconds, some_of, table};
 use clap::{Args, Subcommand, ValueEnum};
 use node::api::types::{ProviderQuery, ProviderSort, ProviderView};
 use protocol::PeerId;
@@ -141,6 +141,7 @@ fn info_text(view: &ProviderView) -> String {
         ("images", Some(some_of(&view.images, 99))),
         ("latency", view.latency_ms.map(|ms| format!("{ms} ms"))),
         ("score", Some(format!("{:.2}", view.score))),
+        ("create takes", view.estimate_ms.map(|ms| format!("about {}", seconds(ms)))),
         ("advert until", Some(view.expires_at.clone())),
     ])
 }

@@ -11,7 +11,7 @@ use protocol::names::{CreateId, Egress, Isolation};
 use protocol::seed::Seed;
 use protocol::spec::{Query, VmSpec};
 use protocol::units::Millis;
-use protocol::{ErrorCode, Fault};
+use protocol::{ErrorCode, Fault, PeerId};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -33,7 +33,16 @@ pub(super) struct Creating {
     wait: bool,
     began: Instant,
     stage: Option<CreateStage>,
+    /// Whose estimate it was told.
+    estimated: Option<PeerId>,
     warned: bool,
+}
+
+/// Where a create stands, for those who follow it.
+struct Standing {
+    view: VmView,
+    stage: CreateStage,
+    estimate: Option<EstimateView>,
 }
 
 /// What a client waits for.
@@ -108,7 +117,8 @@ impl Actor {
     }
 
     fn create(&mut self, request: CreateVm, events: mpsc::Sender<CreateEvent>) {
-        let creating = Creating { events, wait: request.wait, began: Instant::now(), stage: None, warned: false };
+        let (wait, began) = (request.wait, Instant::now());
+        let creating = Creating { events, wait, began, stage: None, estimated: None, warned: false };
         match self.prepare(request) {
             Ok(request) => {
                 let ticket = self.ticket(Ticket::Create(creating));
@@ -214,24 +224,29 @@ impl Actor {
 
     /// Tells everybody who follows this VM.
     pub(super) fn rental_changed(&mut self, id: CreateId) {
-        let view = self.core.requestor().rental(id).map(|rental| (self.vm_view(rental), stage_of(rental)));
+        let standing = self.core.requestor().rental(id).map(|rental| self.standing(rental));
         let mut told_failure = false;
         if let Some(mut clients) = self.creating.remove(&id) {
-            clients.retain_mut(|client| client.follow(view.as_ref(), &mut told_failure));
+            clients.retain_mut(|client| client.follow(standing.as_ref(), &mut told_failure));
             if !clients.is_empty() {
                 self.creating.insert(id, clients);
             }
         }
-        self.answer_waits(id, view.as_ref().map(|(view, _)| view));
-        match view {
+        self.answer_waits(id, standing.as_ref().map(|standing| &standing.view));
+        match standing {
             // Whoever asked for it has read why: a create that never became a VM leaves nothing.
-            Some((view, _)) if told_failure && view.status == VmStatus::Failed => {
+            Some(Standing { view, .. }) if told_failure && view.status == VmStatus::Failed => {
                 let ticket = self.ticket(Ticket::Quiet);
                 self.input(Input::Destroy { ticket, create_id: id });
             }
             Some(_) => {}
             None => self.sweep_keys(),
         }
+    }
+
+    fn standing(&self, rental: &Rental) -> Standing {
+        let estimate = self.core.requestor().estimate_for(rental, self.core.network());
+        Standing { view: self.vm_view(rental), stage: stage_of(rental), estimate: estimate.map(Into::into) }
     }
 
     /// Keys of VMs that are no more.
@@ -368,8 +383,8 @@ impl Creating {
     }
 
     /// False when this client has read the end.
-    fn follow(&mut self, view: Option<&(VmView, CreateStage)>, told_failure: &mut bool) -> bool {
-        let Some((view, stage)) = view else {
+    fn follow(&mut self, standing: Option<&Standing>, told_failure: &mut bool) -> bool {
+        let Some(Standing { view, stage, estimate }) = standing else {
             let error = Fault::new(ErrorCode::NoSuchVm, "the VM was destroyed meanwhile");
             self.tell(CreateEvent::Failed { error });
             return false;
@@ -388,7 +403,9 @@ impl Creating {
         if self.stage != Some(*stage) {
             self.stage = Some(*stage);
             let elapsed_ms = self.began.elapsed().as_millis() as u64;
-            self.tell(CreateEvent::Stage { stage: *stage, message: told(*stage, view), elapsed_ms });
+            let estimate = estimate.filter(|_| self.estimated != view.provider);
+            self.estimated = view.provider.filter(|_| estimate.is_some()).or(self.estimated);
+            self.tell(CreateEvent::Stage { stage: *stage, message: told(*stage, view), elapsed_ms, estimate });
         }
         if *stage >= CreateStage::Provision && !std::mem::replace(&mut self.warned, true) {
             warnings(view).into_iter().for_each(|message| self.tell(CreateEvent::Notice { message }));

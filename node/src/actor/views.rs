@@ -8,7 +8,7 @@ use protocol::core::requestor::{Phase, Rental};
 use protocol::ledger::LeaseRow;
 use protocol::message::{LeaseStage, VmPhase};
 use protocol::money::Amount;
-use protocol::names::Egress;
+use protocol::names::{Egress, ImageName};
 use protocol::ranking;
 use protocol::spec::Query;
 use protocol::units::{Millis, Resources, Timestamp};
@@ -113,6 +113,9 @@ impl Actor {
             ProviderSort::Score => views.sort_by(|a, b| b.score.total_cmp(&a.score)),
         }
         views.truncate(asked.limit.unwrap_or(usize::MAX));
+        for view in &mut views {
+            view.estimate_ms = self.estimate_ms(view.peer_id, asked.image.as_ref());
+        }
         views
     }
 
@@ -121,7 +124,13 @@ impl Actor {
             Fault::new(ErrorCode::NoSuchResource, format!("no provider {peer} is on the board"))
                 .hint("'golemnode provider list --isolation any' shows all")
         })?;
-        Ok(self.provider_view(entry, Resources::default(), entry.advert.terms.price.per_hour))
+        let view = self.provider_view(entry, Resources::default(), entry.advert.terms.price.per_hour);
+        Ok(ProviderView { estimate_ms: self.estimate_ms(peer, None), ..view })
+    }
+
+    fn estimate_ms(&self, peer: PeerId, image: Option<&ImageName>) -> Option<u64> {
+        let entry = self.core.board().get(clock::now(), peer)?;
+        self.core.requestor().estimate_of(entry, image).map(|estimate| estimate.median.0)
     }
 
     fn provider_view(&self, entry: &Entry, want: Resources, dearest: Amount) -> ProviderView {
@@ -144,6 +153,7 @@ impl Actor {
             expires_at: clock::rfc3339(entry.expires),
             latency_ms: experience.latency_ms,
             score: (ranking::score(terms, want, dearest, experience) * 1000.0).round() / 1000.0,
+            estimate_ms: None,
         }
     }
 

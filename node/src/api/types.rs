@@ -1,4 +1,5 @@
 //! What the local API says and takes: one set of types for the server, the CLI and the docs.
+use protocol::history::{Estimate, Scope};
 use protocol::money::Amount;
 use protocol::names::{
     Arch, BackendKind, Country, Currency, Digest, Egress, ImageName, Isolation, IsolationWanted, LeaseId, NodeName,
@@ -164,6 +165,30 @@ pub struct ProviderView {
     pub latency_ms: Option<u64>,
     /// 0 to 1, higher is better: see `protocol::ranking`.
     pub score: f64,
+    /// How long a create there usually takes, by this node's own past; of the image asked for, if one was.
+    #[serde(default)]
+    pub estimate_ms: Option<u64>,
+}
+
+/// How long creates took, of those that tell most about the next one: see `protocol::history`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EstimateView {
+    pub median_ms: u64,
+    /// Nine of ten took no longer.
+    pub ninth_decile_ms: u64,
+    pub samples: u32,
+    pub scope: Scope,
+}
+
+impl From<Estimate> for EstimateView {
+    fn from(estimate: Estimate) -> Self {
+        EstimateView {
+            median_ms: estimate.median.0,
+            ninth_decile_ms: estimate.ninth_decile.0,
+            samples: estimate.samples,
+            scope: estimate.scope,
+        }
+    }
 }
 
 /// The body of `POST /api/v1/vms`. With `Accept: application/x-ndjson` the answer is a stream of [`CreateEvent`]s;
@@ -221,6 +246,9 @@ pub enum CreateEvent {
         stage: CreateStage,
         message: String,
         elapsed_ms: u64,
+        /// Once for each provider that is chosen, when there is a past to tell from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        estimate: Option<EstimateView>,
     },
     /// Something the user should know: a provider that refused, a guest without egress.
     Notice {

@@ -15,7 +15,7 @@ async fn asked(served: &mut Served) -> (CreateVm, mpsc::Sender<CreateEvent>) {
 }
 
 fn stage(stage: CreateStage) -> CreateEvent {
-    CreateEvent::Stage { stage, message: "…".into(), elapsed_ms: 1 }
+    CreateEvent::Stage { stage, message: "…".into(), elapsed_ms: 1, estimate: None }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ pub mod posting;
 pub mod provider;
 pub mod requestor;
 pub mod shards;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use requestor::{CreateRequest, Requestor};
 use shards::Shards;
 use std::collections::VecDeque;
 use std::sync::Arc;
+pub use stored::{StoreOp, Table};
 
 /// What happens to a node.
 #[derive(Clone, Debug)]
@@ -189,44 +191,6 @@ pub enum Verdict {
     Ignore,
     /// Costs the sender its score.
     Reject,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// Leases let, by lease id.
-    Leases,
-    /// VMs rented, by create id.
-    Rentals,
-    /// Releases not yet acknowledged, by lease id.
-    Releases,
-}
-
-impl Table {
-    pub const ALL: [Table; 3] = [Table::Leases, Table::Rentals, Table::Releases];
-    pub fn name(self) -> &'static str {
-        match self {
-            Table::Leases => "leases",
-            Table::Rentals => "rentals",
-            Table::Releases => "releases",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreOp {
-    pub table: Table,
-    pub key: Vec<u8>,
-    /// None deletes.
-    pub value: Option<Vec<u8>>,
-}
-
-impl StoreOp {
-    pub fn put<T: serde::Serialize>(table: Table, key: &[u8], value: &T) -> Self {
-        StoreOp { table, key: key.to_vec(), value: Some(crate::codec::encode(value)) }
-    }
-    pub fn delete(table: Table, key: &[u8]) -> Self {
-        StoreOp { table, key: key.to_vec(), value: None }
-    }
 }
 
 /// Something worth remembering: the node numbers, times and keeps it.
@@ -403,6 +367,7 @@ impl NodeCore {
                 Table::Leases => core.provider.restore(&value)?,
                 Table::Rentals => core.requestor.restore_rental(&value)?,
                 Table::Releases => core.requestor.restore_release(&value)?,
+                Table::History => core.requestor.restore_history(&value)?,
             }
         }
         let ctx = ctx!(core, now);

@@ -4,6 +4,7 @@ use node::store::{KnownPeer, StoredEvent};
 use protocol::codec::{self, MAX_QUOTED, MAX_STORED};
 use protocol::core::requestor::Rental;
 use protocol::core::{Input, NodeCore, StoreOp, Table};
+use protocol::history::Sample;
 use protocol::ledger::LeaseRow;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -17,9 +18,10 @@ pub fn stored(data: &[u8]) {
         if input.is_empty() {
             break;
         }
-        let (table, value) = (Table::ALL[usize::from(input.u8()) % 3], input.chunk());
+        let (table, value) = (Table::ALL[usize::from(input.u8()) % Table::ALL.len()], input.chunk());
         again::<LeaseRow>(value);
         again::<Rental>(value);
+        again::<Sample>(value);
         again::<KnownPeer>(value);
         again::<StoredEvent>(value);
         rows.push(StoreOp { table, key: vec![rows.len() as u8], value: Some(value.to_vec()) });

@@ -140,7 +140,10 @@ async fn follow(node: &Client, request: &CreateVm, progress: &mut Progress) -> R
     let mut events = node.create(request).await?;
     while let Some(event) = events.next().await? {
         match event {
-            CreateEvent::Stage { stage, message, elapsed_ms } => progress.stage(stage, &message, elapsed_ms),
+            CreateEvent::Stage { stage, message, elapsed_ms, estimate } => {
+                progress.stage(stage, &message, elapsed_ms);
+                estimate.iter().for_each(|estimate| progress.estimate(estimate));
+            }
             CreateEvent::Notice { message } => progress.notice(message),
             CreateEvent::Done { vm } => return Ok(*vm),
             CreateEvent::Failed { error } => return Err(error),

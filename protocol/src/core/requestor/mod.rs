@@ -11,6 +11,7 @@
 //! else is tried. After a restart each row says what may have happened and is asked about.
 mod checks;
 mod negotiate;
+mod past;
 mod release;
 mod tenancy;
 
@@ -19,6 +20,7 @@ use crate::board::Board;
 use crate::codec::{self, MAX_STORED};
 use crate::envelope::{Sealed, Signed};
 use crate::error::{ErrorCode, Fault};
+use crate::history::History;
 use crate::identity::PeerId;
 use crate::lease::{LeaseDocument, Quote};
 use crate::message::{LeaseStatus, Request, Response};
@@ -210,6 +212,7 @@ pub struct Requestor {
     /// With the number of the change that was the last.
     experience: BTreeMap<PeerId, (u64, Experience)>,
     lessons: u64,
+    history: History,
     /// The board as it was last looked at, and whether it was settled.
     board_seen: (u64, Option<Timestamp>),
     /// Creates of an earlier run, for which nobody waits: what was begun is brought to its end, nothing new is begun.

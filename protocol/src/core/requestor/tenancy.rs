@@ -134,11 +134,13 @@ impl Requestor {
         }
         if changed {
             let provider = rental.deal.as_ref().map(|deal| deal.provider);
-            ctx.persist(vec![put(rental)]);
-            ctx.effect(Effect::Rental(id));
+            let mut ops = vec![put(rental)];
             if let Some(provider) = provider.filter(|_| first_run) {
+                ops.extend(self.note_time(ctx.network, id));
                 self.learn(provider, |experience| experience.succeeded += 1);
             }
+            ctx.persist(ops);
+            ctx.effect(Effect::Rental(id));
         }
         changed
     }

@@ -1,6 +1,7 @@
 //! The requestor's side.
 use super::*;
 use crate::core::requestor::MAX_RENTALS;
+use crate::history::{Prospect, Scope};
 
 pub fn create(n: u8, name: &str) -> CreateRequest {
     CreateRequest {
@@ -81,7 +82,16 @@ fn start(
     said: impl Fn(LeaseId) -> LeaseStatus,
 ) -> (LeaseId, Vec<Effect>) {
     let asked = sent(&ask_for(node, 1, create(1, "web")));
-    let effects = answer(node, asked[0].0, Response::Quote(quote_of(1, 1, node.now).signed().clone()));
+    agree(node, asked[0].0, (started_at, ends_at), said)
+}
+/// From the first provider's quote on.
+fn agree(
+    node: &mut Node,
+    quote_rpc: u64,
+    (started_at, ends_at): (Timestamp, Timestamp),
+    said: impl Fn(LeaseId) -> LeaseStatus,
+) -> (LeaseId, Vec<Effect>) {
+    let effects = answer(node, quote_rpc, Response::Quote(quote_of(1, 1, node.now).signed().clone()));
     let [(rpc, _, Request::Accept(accept))] = &sent(&effects)[..] else { panic!("an accept") };
     let lease_id = LeaseId::derive(key(1).peer_id(), key(100).peer_id(), CreateId([1; 16]));
     let (network, provider, requestor) = ("main".parse::<Network>().unwrap(), key(1).peer_id(), key(100).peer_id());
@@ -145,6 +155,66 @@ fn what_the_last_provider_added_is_not_lost() {
     start(&mut node, (START, START + spec().duration), failed);
     let fault = node.core.requestor().rentals().next().unwrap().fault.clone().unwrap();
     assert!(fault.details.as_ref().unwrap().ends_with("it stopped\nKernel panic"), "{fault:?}");
+}
+
+#[test]
+fn what_a_create_took_is_known_at_the_next_and_after_a_restart() {
+    let mut node = requestor(&[1]);
+    let image = spec().image;
+    let told = |node: &Node| {
+        let requestor = node.core.requestor();
+        let quote = requestor.rentals().next().unwrap();
+        let entry = node.core.board().get(node.now, key(1).peer_id());
+        (
+            entry.map(|entry| requestor.estimate_of(entry, Some(&image))),
+            requestor.estimate_for(quote, &node.core.network),
+        )
+    };
+    let booting = |lease_id| status(lease_id, 2, VmPhase::Booting);
+    let (lease_id, effects) = start(&mut node, (START, START + spec().duration), booting);
+    assert_eq!(told(&node), (Some(None), None), "there is no past");
+    let [(rpc, _, Request::Watch { .. })] = &sent(&effects)[..] else { panic!("a watch") };
+    node.now = node.now + Millis(7_500);
+    answer(&mut node, *rpc, Response::Status(status(lease_id, 3, VmPhase::Running)));
+    let (of, being_made) = told(&node);
+    let estimate = of.flatten().expect("a past");
+    assert_eq!((estimate.median, estimate.ninth_decile, estimate.samples), (Millis(7_500), Millis(7_500), 1));
+    assert_eq!((estimate.scope, being_made), (Scope::Provider, None), "it runs already");
+    node.restart();
+    let requestor = node.core.requestor();
+    let (provider, backend) = (key(2).peer_id(), "memory".parse().unwrap());
+    let next = Prospect { provider, image: Some(&image), backend: &backend, isolation: Isolation::Emulated };
+    let elsewhere = requestor.history().estimate(next).expect("a past, on disk");
+    assert_eq!((elsewhere.median, elsewhere.scope), (Millis(7_500), Scope::Kind));
+}
+
+#[test]
+fn a_provider_that_failed_makes_nobody_else_look_slow() {
+    let mut node = requestor(&[1, 2]);
+    let mut asked = sent(&ask_for(&mut node, 1, create(1, "web")));
+    asked.sort_by_key(|(_, to, _)| *to == key(1).peer_id());
+    let mut effects = Vec::new();
+    for ((rpc, ..), n) in asked.iter().zip([2, 1]) {
+        let quote = quote_of(n, 1, node.now);
+        effects = answer(&mut node, *rpc, Response::Quote(quote.signed().clone()));
+    }
+    let accept = sent(&effects)
+        .into_iter()
+        .find(|(_, to, request)| *to == key(2).peer_id() && matches!(request, Request::Accept(_)));
+    node.now = node.now + Millis::secs(20);
+    let refused = Response::Refused(Refusal::NotProviding);
+    let effects = answer(&mut node, accept.expect("the first quote").0, refused);
+    let again = sent(&effects).into_iter().find(|(_, _, request)| matches!(request, Request::Quote(_)));
+    let (rpc, to, _) = again.expect("the other one is asked again");
+    assert_eq!(to, key(1).peer_id());
+    node.now = node.now + Millis::secs(1);
+    let times = (node.now, node.now + spec().duration);
+    agree(&mut node, rpc, times, |lease_id| status(lease_id, 2, VmPhase::Running));
+    let rental = node.core.requestor().rentals().next().unwrap();
+    assert_eq!(rental.marks.running - rental.created, Millis::secs(21));
+    let backend = "memory".parse().unwrap();
+    let next = Prospect { provider: to, image: None, backend: &backend, isolation: Isolation::Emulated };
+    assert_eq!(node.core.requestor().history().estimate(next).unwrap().median, Millis(0));
 }
 
 #[test]
@@ -289,7 +359,7 @@ fn a_release_ends_with_its_lease_when_its_provider_never_comes_back() {
     assert_eq!(phase(&node, 1), Some(Phase::Releasing));
     node.wait(Millis::secs(1800 + 121));
     assert!(!node.core.requestor().has_unfinished());
-    assert!(node.disk.is_empty());
+    assert!(node.disk.keys().all(|(table, _)| *table == Table::History), "what it took is remembered, no more");
 }
 
 #[test]

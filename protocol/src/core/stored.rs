@@ -1,0 +1,42 @@
+//! What is kept on disk, as rows of tables: the node and the simulation each have a store of their own.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Leases let, by lease id.
+    Leases,
+    /// VMs rented, by create id.
+    Rentals,
+    /// Releases not yet acknowledged, by lease id.
+    Releases,
+    /// How long creates took, by create id.
+    History,
+}
+
+impl Table {
+    pub const ALL: [Table; 4] = [Table::Leases, Table::Rentals, Table::Releases, Table::History];
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Leases => "leases",
+            Table::Rentals => "rentals",
+            Table::Releases => "releases",
+            Table::History => "history",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOp {
+    pub table: Table,
+    pub key: Vec<u8>,
+    /// None deletes.
+    pub value: Option<Vec<u8>>,
+}
+
+impl StoreOp {
+    pub fn put<T: serde::Serialize>(table: Table, key: &[u8], value: &T) -> Self {
+        StoreOp { table, key: key.to_vec(), value: Some(crate::codec::encode(value)) }
+    }
+    pub fn delete(table: Table, key: &[u8]) -> Self {
+        StoreOp { table, key: key.to_vec(), value: None }
+    }
+}
