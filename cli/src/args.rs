@@ -1,5 +1,5 @@
 //! What every command takes, and the tree of commands.
-use crate::commands::{ban, doctor, events, image, key, lease, node, provider, sim, vm};
+use crate::commands::{ban, doctor, events, identity, image, key, lease, node, provider, sim, vm};
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::names::Network;
@@ -104,6 +104,9 @@ pub enum Command {
     /// See which peers this node keeps out, and let them in again
     #[command(subcommand)]
     Ban(ban::BanCommand),
+    /// See the key that this node is, and end a key that was stolen
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
     /// List what has happened on this node
     Events(events::EventsArgs),
     /// Check what this machine needs to rent and to offer, and say how to mend it

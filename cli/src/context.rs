@@ -69,6 +69,15 @@ impl Context {
         built.map_err(|error| Fault::internal(format!("no runtime: {error}")))
     }
 
+    /// As `confirm`, for what cannot be undone: a script has to say that it means it.
+    pub fn confirm_for_good(&self, question: &str) -> Result<bool, Fault> {
+        let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if !self.global.yes && !asks {
+            return Err(Fault::invalid("this cannot be undone, and nobody is there to be asked")
+                .hint("--yes says that it is meant"));
+        }
+        self.confirm(question)
+    }
     /// Asks on a terminal; a script that gets this far means it.
     pub fn confirm(&self, question: &str) -> Result<bool, Fault> {
         if self.global.yes || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {

@@ -2,6 +2,7 @@
 use crate::api::types::*;
 use crate::mesh::BoxedStream;
 use protocol::names::VmName;
+use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, PeerId};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +45,8 @@ pub enum Command {
     Bans(Answer<Vec<BanView>>),
     LiftBan(PeerId, Answer<BanView>),
     RescanImages(Answer<()>),
+    /// Ends a key for good; it need not be this node's.
+    Revoke(Box<RevocationDocument>, Answer<RevokedView>),
     /// Whether a create is under way or a release still has to get through.
     Unfinished(Answer<bool>),
     /// Withdraws the advert, journals what is under way, and stops.
@@ -136,6 +139,9 @@ impl NodeHandle {
     }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.ask(Command::RescanImages).await
+    }
+    pub async fn revoke(&self, document: RevocationDocument) -> Result<RevokedView, Fault> {
+        self.ask(|answer| Command::Revoke(Box::new(document), answer)).await
     }
     pub async fn has_unfinished(&self) -> Result<bool, Fault> {
         self.ask(Command::Unfinished).await

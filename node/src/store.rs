@@ -186,6 +186,7 @@ fn table_byte(table: Table) -> u8 {
         Table::Rentals => 2,
         Table::Releases => 3,
         Table::History => 4,
+        Table::Revoked => 5,
     }
 }
 

@@ -51,8 +51,8 @@ pub struct Terms {
 impl Payload for Advert {
     const DOMAIN: &'static str = "golemnode/advert/1";
     const LIMIT: usize = MAX_ADVERT;
-    fn network(&self) -> &Network {
-        &self.network
+    fn network(&self) -> Option<&Network> {
+        Some(&self.network)
     }
     fn signer(&self) -> PeerId {
         self.provider
@@ -83,8 +83,8 @@ pub struct Withdrawal {
 impl Payload for Withdrawal {
     const DOMAIN: &'static str = "golemnode/withdraw/1";
     const LIMIT: usize = 512;
-    fn network(&self) -> &Network {
-        &self.network
+    fn network(&self) -> Option<&Network> {
+        Some(&self.network)
     }
     fn signer(&self) -> PeerId {
         self.provider

@@ -13,6 +13,7 @@ use crate::envelope::{EnvelopeError, Sealed, Signed};
 use crate::error::ErrorCode;
 use crate::identity::PeerId;
 use crate::names::Network;
+use crate::revocation::Revocation;
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub enum BoardRefusal {
     Misplaced,
     #[error("too many adverts here come from addresses like its own")]
     CrowdedBlock,
+    #[error("its key has been revoked")]
+    Revoked,
     #[error("the board is full")]
     Full,
 }
@@ -59,6 +62,7 @@ impl BoardRefusal {
                 ErrorCode::InvalidRequest
             }
             BoardRefusal::CrowdedBlock => ErrorCode::Quota,
+            BoardRefusal::Revoked => ErrorCode::BadToken,
             BoardRefusal::Full => ErrorCode::TooManyRequests,
         }
     }
@@ -79,15 +83,15 @@ impl BoardRefusal {
             BoardRefusal::TooManyAddrs => "too_many_addrs",
             BoardRefusal::Misplaced => "misplaced",
             BoardRefusal::CrowdedBlock => "crowded_block",
+            BoardRefusal::Revoked => "revoked",
             BoardRefusal::Full => "full",
         }
     }
-    /// Honest peers send stale and expired ones too (gossip travels several ways), so those cost no reputation.
+    /// Honest peers send stale and expired ones too (gossip travels several ways), and those of a key of whose end they
+    /// have not heard, so those cost no reputation.
     pub fn is_hostile(&self) -> bool {
-        !matches!(
-            self,
-            BoardRefusal::Stale { .. } | BoardRefusal::Expired | BoardRefusal::CrowdedBlock | BoardRefusal::Full
-        )
+        let honest = matches!(self, BoardRefusal::Stale { .. } | BoardRefusal::Expired | BoardRefusal::Revoked);
+        !honest && !matches!(self, BoardRefusal::CrowdedBlock | BoardRefusal::Full)
     }
 }
 
@@ -96,6 +100,16 @@ impl BoardRefusal {
 pub enum Posting {
     Advert(Signed),
     Withdrawal(Signed),
+    /// Ends all that this key says, for good; it goes everywhere, however large the mesh is.
+    Revocation(Signed),
+}
+
+impl Posting {
+    pub fn signed(&self) -> &Signed {
+        match self {
+            Posting::Advert(signed) | Posting::Withdrawal(signed) | Posting::Revocation(signed) => signed,
+        }
+    }
 }
 
 /// One advert of a snapshot, with the life it has left: a peer may shorten it, never lengthen it.
@@ -113,6 +127,9 @@ pub struct Page {
     /// Adverts in the whole mesh, as far as whoever answers knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
+    /// Keys that were revoked lately, with the first page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<Signed>,
 }
 
 #[derive(Clone, Debug)]
@@ -169,6 +186,11 @@ impl Board {
         match posting {
             Posting::Advert(signed) => self.advertise(now, signed, ADVERT_TTL),
             Posting::Withdrawal(signed) => self.withdraw(now, signed),
+            Posting::Revocation(signed) => {
+                let revoked = signed.open::<Revocation>(&self.network)?.revoked;
+                self.revoke(now, revoked);
+                Ok(revoked)
+            }
         }
     }
 
@@ -228,6 +250,15 @@ impl Board {
         self.taken_off += u64::from(self.entries.remove(&provider).is_some());
         self.bury(provider, Tombstone { seq: withdrawal.seq, until: now + TOMBSTONE_TTL });
         Ok(provider)
+    }
+
+    /// Takes a provider off whose key was revoked. That nothing more of it is taken is up to whoever asks the board:
+    /// the list of such keys is the node's, and not of one board.
+    pub fn revoke(&mut self, now: Timestamp, provider: PeerId) -> bool {
+        let stood = self.entries.remove(&provider).is_some();
+        self.taken_off += u64::from(stood);
+        self.bury(provider, Tombstone { seq: u64::MAX, until: now + TOMBSTONE_TTL });
+        stood
     }
 
     fn bury(&mut self, provider: PeerId, tombstone: Tombstone) {
@@ -306,6 +337,10 @@ impl Board {
         self.earliest = self.earliest.map(|at| at.set_back(by));
     }
 
+    /// Whether this provider offers here, or did until lately.
+    pub fn knows(&self, peer: PeerId) -> bool {
+        self.known_seq(peer).is_some()
+    }
     pub fn len(&self) -> usize {
         self.entries.len()
     }

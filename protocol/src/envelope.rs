@@ -12,7 +12,8 @@ pub trait Payload: Serialize + DeserializeOwned {
     /// The domain-separation prefix, unique to the kind and its version.
     const DOMAIN: &'static str;
     const LIMIT: usize;
-    fn network(&self) -> &Network;
+    /// None: it holds in every network.
+    fn network(&self) -> Option<&Network>;
     fn signer(&self) -> PeerId;
 }
 
@@ -74,6 +75,19 @@ impl Signed {
 
     /// Bounds first, then the signature, then the content.
     pub fn open<T: Payload>(self, network: &Network) -> Result<Sealed<T>, EnvelopeError> {
+        let sealed = self.checked::<T>()?;
+        match sealed.network() {
+            Some(own) if own != network => Err(EnvelopeError::WrongNetwork),
+            _ => Ok(sealed),
+        }
+    }
+    /// The same, of something that names no network.
+    pub fn open_anywhere<T: Payload>(self) -> Result<Sealed<T>, EnvelopeError> {
+        let sealed = self.checked::<T>()?;
+        if sealed.network().is_some() { Err(EnvelopeError::WrongNetwork) } else { Ok(sealed) }
+    }
+
+    fn checked<T: Payload>(self) -> Result<Sealed<T>, EnvelopeError> {
         if self.domain != T::DOMAIN {
             let got = plain(&self.domain, 64);
             return Err(EnvelopeError::WrongDomain { expected: T::DOMAIN, got });
@@ -91,9 +105,6 @@ impl Signed {
         let content: T = codec::decode(&self.body, T::LIMIT).map_err(EnvelopeError::Undecodable)?;
         if content.signer() != self.signer {
             return Err(EnvelopeError::WrongSigner);
-        }
-        if content.network() != network {
-            return Err(EnvelopeError::WrongNetwork);
         }
         Ok(Sealed { signed: self, content })
     }
@@ -147,8 +158,8 @@ mod tests {
     impl Payload for Note {
         const DOMAIN: &'static str = "golemnode/note/1";
         const LIMIT: usize = 256;
-        fn network(&self) -> &Network {
-            &self.network
+        fn network(&self) -> Option<&Network> {
+            Some(&self.network)
         }
         fn signer(&self) -> PeerId {
             self.by
@@ -159,8 +170,8 @@ mod tests {
     impl Payload for Other {
         const DOMAIN: &'static str = "golemnode/other/1";
         const LIMIT: usize = 256;
-        fn network(&self) -> &Network {
-            &self.0.network
+        fn network(&self) -> Option<&Network> {
+            Some(&self.0.network)
         }
         fn signer(&self) -> PeerId {
             self.0.by

@@ -31,8 +31,8 @@ macro_rules! payload {
         impl Payload for $name {
             const DOMAIN: &'static str = $domain;
             const LIMIT: usize = SMALL;
-            fn network(&self) -> &Network {
-                &self.network
+            fn network(&self) -> Option<&Network> {
+                Some(&self.network)
             }
             fn signer(&self) -> PeerId {
                 self.$signer
@@ -161,7 +161,7 @@ impl From<&Signed> for SignedText {
     }
 }
 impl SignedText {
-    fn signed(&self) -> Result<Signed, Fault> {
+    pub fn signed(&self) -> Result<Signed, Fault> {
         let bytes = |text: &str| hex::decode(text).map_err(|_| Fault::invalid("the lease has bytes that are not hex"));
         Ok(Signed {
             domain: self.domain.clone(),

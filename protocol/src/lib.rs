@@ -17,6 +17,7 @@ pub mod names;
 pub mod opener;
 pub mod ranking;
 pub mod refusal;
+pub mod revocation;
 pub mod seed;
 pub mod shard;
 pub mod spec;

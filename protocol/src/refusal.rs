@@ -155,6 +155,7 @@ impl From<BoardRefusal> for Refusal {
             }
             BoardRefusal::Full => Refusal::TooManyRequests { retry_after_s: 60 },
             BoardRefusal::CrowdedBlock => Refusal::TooManyFromHere,
+            BoardRefusal::Revoked => Refusal::BadSignature(refusal.to_string()),
             BoardRefusal::Misplaced | BoardRefusal::TooManyImages | BoardRefusal::TooManyAddrs => {
                 Refusal::Malformed(refusal.to_string())
             }

@@ -52,6 +52,7 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(after, limit, own)| Request::Board { after: after.map(PeerId::from_public_key), limit, own }),
         signed().prop_map(|signed| Request::Post(Posting::Advert(signed))),
         signed().prop_map(|signed| Request::Post(Posting::Withdrawal(signed))),
+        signed().prop_map(|signed| Request::Post(Posting::Revocation(signed))),
         (id(), spec()).prop_map(|(id, spec)| Request::Quote(QuoteReq { create_id: CreateId(id), spec })),
         id().prop_map(|id| Request::Decline(QuoteId(id))),
         signed().prop_map(Request::Accept),
@@ -107,9 +108,10 @@ fn refusal() -> impl Strategy<Value = Refusal> {
 fn response() -> impl Strategy<Value = Response> {
     let item = (signed(), any::<u64>()).prop_map(|(advert, life)| PageItem { advert, life: Millis(life) });
     prop_oneof![
-        (prop::collection::vec(item, 0..8), prop::option::of(any::<[u8; 32]>())).prop_map(|(items, next)| {
-            Response::Board(Page { items, next: next.map(PeerId::from_public_key), total: None })
-        }),
+        (prop::collection::vec(item, 0..8), prop::option::of(any::<[u8; 32]>()), prop::collection::vec(signed(), 0..3))
+            .prop_map(|(items, next, revoked)| {
+                Response::Board(Page { items, next: next.map(PeerId::from_public_key), total: None, revoked })
+            }),
         Just(Response::Posted),
         Just(Response::Declined),
         signed().prop_map(Response::Quote),

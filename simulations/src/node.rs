@@ -51,7 +51,10 @@ impl Disk {
     }
 
     fn note(&mut self, op: &StoreOp) {
-        let key = <[u8; 16]>::try_from(op.key.as_slice()).expect("every table's key has 16 bytes");
+        if matches!(op.table, Table::History | Table::Revoked) {
+            return;
+        }
+        let key = <[u8; 16]>::try_from(op.key.as_slice()).expect("an id has 16 bytes");
         let value = op.value.as_deref();
         match op.table {
             Table::Leases => {
@@ -86,7 +89,7 @@ impl Disk {
                     self.releases.insert(LeaseId(key));
                 }
             }
-            Table::History => {}
+            Table::History | Table::Revoked => {}
         }
     }
 }

@@ -90,6 +90,46 @@ fn what_a_create_usually_takes_is_said_before_the_next_also_by_a_later_node() {
 }
 
 #[test]
+fn a_stolen_key_is_ended_from_another_machine_and_nobody_rents_under_it_any_more() {
+    let (p, r, elsewhere) = (provider_home(), Home::new(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let (addr, peer) = (provider.addr(), provider.peer_id());
+    let join = ["--network", "test", "--bootstrap", &addr];
+    let (_requestor, _other) = (r.node(&join), elsewhere.node(&join));
+    let listed = |home: &Home| home.json(&["provider", "list", "--isolation", "any"]).as_array().map(Vec::len);
+    eventually("it is on their boards", PATIENCE, || (listed(&r) == Some(1)).then_some(()));
+    let shown = p.json(&["identity", "show"]);
+    assert_eq!(shown["peer_id"], Value::from(peer.clone()));
+    let copy = elsewhere.path().join("copy");
+    std::fs::copy(shown["revocation_file"].as_str().unwrap(), &copy).unwrap();
+
+    let copy = copy.to_str().unwrap();
+    elsewhere.run(&["identity", "revoke", "--file", copy]).fails(2, "REQ_001");
+    assert_eq!(listed(&r), Some(1), "nothing happens unless it is meant");
+    let said = elsewhere.json(&["identity", "revoke", "--file", copy, "--yes"]);
+    assert_eq!((&said["peer_id"], &said["own"]), (&Value::from(peer.clone()), &Value::from(false)));
+    assert!(said["told"].as_u64() > Some(0), "{said}");
+    for home in [&r, &elsewhere, &p] {
+        eventually("its advert is gone", PATIENCE, || (listed(home) == Some(0)).then_some(()));
+    }
+    let named = r.run(&["vm", "create", "web", "--isolation", "any", "--provider", &peer]).fails(4, "AUTH_001");
+    assert!(named.stderr().contains("has been revoked"), "{}", named.stderr());
+    let status = provider.status()["provider"].clone();
+    assert_eq!(
+        (&status["advertised"], &status["reason"]),
+        (&Value::from(false), &Value::from("its key has been revoked"))
+    );
+    let events = p.run(&["events"]).ok().stdout();
+    assert!(events.contains("own key has been revoked"), "{events}");
+    // It is at the provider and with those who knew it for good.
+    drop(provider);
+    let again = p.node(&PROVIDE);
+    assert_eq!(listed(&p), Some(0));
+    let _joined = again.addr();
+    assert_eq!(listed(&r), Some(0));
+}
+
+#[test]
 fn commands_without_a_node_share_the_one_that_the_first_starts() {
     let (p, r) = (provider_home(), Home::new());
     let provider = p.node(&PROVIDE);

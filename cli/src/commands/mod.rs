@@ -3,6 +3,7 @@ pub mod ban;
 pub mod demo;
 pub mod doctor;
 pub mod events;
+pub mod identity;
 pub mod image;
 pub mod key;
 pub mod lease;
@@ -24,6 +25,7 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Vm(command) => vm::run(context, command),
         Command::Lease(command) => lease::run(context, command),
         Command::Image(command) => image::run(context, command),
+        Command::Identity(command) => identity::run(context, command),
         Command::Key(command) => key::run(context, command),
         Command::Ban(command) => ban::run(context, command),
         Command::Events(args) => events::run(context, &args),

@@ -8,6 +8,7 @@ use protocol::core::Input;
 use protocol::core::requestor::{CreateRequest, Phase, Rental};
 use protocol::message::{PowerAction, VmPhase};
 use protocol::names::{CreateId, Egress, Isolation};
+use protocol::revocation::RevocationDocument;
 use protocol::seed::Seed;
 use protocol::spec::{Query, VmSpec};
 use protocol::units::Millis;
@@ -96,6 +97,7 @@ impl Actor {
                 self.survey();
                 reply(answer, Ok(()));
             }
+            Command::Revoke(document, answer) => reply(answer, self.revoke(&document)),
             Command::Unfinished(answer) => reply(answer, Ok(self.core.requestor().has_unfinished())),
             Command::Stop(answer) => self.stopping = Some(answer),
         }
@@ -326,6 +328,13 @@ impl Actor {
             let found = self.providers(&waiting.wants);
             reply(waiting.answer, Ok(found));
         }
+    }
+
+    fn revoke(&mut self, document: &RevocationDocument) -> Result<RevokedView, Fault> {
+        let revocation = document.verify()?;
+        self.input(Input::Revoke(Box::new(revocation.signed().clone())));
+        let peer_id = revocation.revoked;
+        Ok(RevokedView { peer_id, own: peer_id == self.core.me(), told: self.core.neighbours() })
     }
 
     fn lease_document(&self, key: &str) -> Result<protocol::lease::LeaseDocument, Fault> {

@@ -71,9 +71,10 @@ impl Actor {
         let parts = self.provider.as_ref()?;
         let (provider, settings) = (self.core.provider(), &parts.settings);
         let offer = provider.offer();
+        let revoked = self.core.revoked().contains(self.core.me());
         Some(ProviderStatus {
-            advertised: provider.advertisable().is_some(),
-            reason: provider.silent_because(),
+            advertised: provider.advertisable().is_some() && !revoked,
+            reason: if revoked { Some("its key has been revoked".to_owned()) } else { provider.silent_because() },
             backend: parts.backend.kind(),
             isolation: offer.map_or(protocol::names::Isolation::Simulated, |offer| offer.isolation),
             egress: offer.map_or(Egress::None, |offer| offer.egress),

@@ -7,6 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use protocol::lease::LeaseDocument;
+use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, PeerId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::future::Future;
@@ -56,6 +57,9 @@ impl Client {
     pub async fn dial(&self, addrs: &[String]) -> Result<(), Fault> {
         let body = serde_json::json!({ "addrs": addrs });
         self.post("/api/v1/node/dial", &body, SHORT).await.map(|_: serde_json::Value| ())
+    }
+    pub async fn revoke(&self, document: &RevocationDocument) -> Result<RevokedView, Fault> {
+        self.post("/api/v1/identity/revoke", document, SHORT).await
     }
     pub async fn providers(&self, query: &ProviderQuery) -> Result<Vec<ProviderView>, Fault> {
         self.get(&format!("/api/v1/providers{}", query_string(query)?)).await

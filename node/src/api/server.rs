@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use futures::stream;
 use hyper_util::rt::TokioIo;
 use protocol::lease::LeaseDocument;
+use protocol::revocation::RevocationDocument;
 use protocol::seed::MAX_SEED;
 use protocol::{ErrorCode, Fault};
 use serde::Deserialize;
@@ -88,6 +89,7 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/bans", get(bans))
         .route("/api/v1/bans/{peer}", delete(lift_ban))
         .route("/api/v1/images/rescan", post(rescan))
+        .route("/api/v1/identity/revoke", post(revoke))
         .route("/api/v1/tunnels", post(tunnel))
         .fallback(|| async { Failure::from(Fault::new(ErrorCode::NoSuchResource, "no such route")) })
         .method_not_allowed_fallback(|method: Method| async move {
@@ -115,6 +117,10 @@ async fn peers(State(api): State<Api>) -> Answer<Vec<PeerView>> {
 async fn stop(State(api): State<Api>) -> Answer<serde_json::Value> {
     api.node.stop().await?;
     Ok(Json(serde_json::json!({})))
+}
+
+async fn revoke(State(api): State<Api>, Body(document): Body<RevocationDocument>) -> Answer<RevokedView> {
+    Ok(Json(api.node.revoke(document).await?))
 }
 
 #[derive(Deserialize)]

@@ -191,6 +191,16 @@ impl From<Estimate> for EstimateView {
     }
 }
 
+/// The answer to `POST /api/v1/identity/revoke`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevokedView {
+    pub peer_id: PeerId,
+    /// It is this node's own.
+    pub own: bool,
+    /// Neighbours that are told now; those that connect within ten minutes are told as well.
+    pub told: usize,
+}
+
 /// The body of `POST /api/v1/vms`. With `Accept: application/x-ndjson` the answer is a stream of [`CreateEvent`]s;
 /// a client that goes away before the lease is confirmed takes the request back.
 #[derive(Clone, Debug, Serialize, Deserialize)]

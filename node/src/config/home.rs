@@ -1,5 +1,6 @@
 //! Where everything of one node lives, its identity, and the lock that keeps a second node away.
 use super::{io, random_32};
+use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, Keypair};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// libvirt puts sockets about 60 characters below the home, and a Unix socket's path ends at 107.
 pub const LONGEST_HOME: usize = 45;
+/// Bytes read of a file that should be a revocation; one has about 500.
+const MAX_REVOCATION_FILE: u64 = 4096;
 
 /// Where everything of one node lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,10 @@ impl Home {
     }
     pub fn identity_file(&self) -> PathBuf {
         self.0.join("identity")
+    }
+    /// Signed with the identity's first breath; its owner should keep a copy elsewhere.
+    pub fn revocation_file(&self) -> PathBuf {
+        self.0.join("identity.revocation")
     }
     pub fn db(&self) -> PathBuf {
         self.0.join("db")
@@ -95,11 +102,63 @@ impl Home {
         let linked = fs::hard_link(&fresh, path);
         fs::remove_file(&fresh).map_err(|error| io("remove", &fresh, &error))?;
         match linked {
-            Ok(()) => Ok(Keypair::from_secret(&secret)),
+            Ok(()) => {
+                let key = Keypair::from_secret(&secret);
+                self.write_revocation(&key)?;
+                Ok(key)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => self.identity(),
             Err(error) => Err(io("write", path, &error)),
         }
     }
+}
+
+impl Home {
+    /// While the key is there it could be signed at any time; the file is for when it is not, or is somebody else's too.
+    fn write_revocation(&self, key: &Keypair) -> Result<(), Fault> {
+        let path = self.revocation_file();
+        // An earlier key's is still the only word against whoever has that one.
+        let earlier = self.revocation(Some(&path)).and_then(|document| document.verify());
+        if let Ok(earlier) =
+            earlier.map(|it| it.revoked).map(|peer| path.with_extension(format!("revocation.{}", peer.short())))
+        {
+            fs::rename(&path, &earlier).map_err(|error| io("keep", &earlier, &error))?;
+        }
+        let text = serde_json::to_string_pretty(&RevocationDocument::of(key))
+            .map_err(|error| Fault::internal(format!("a revocation cannot be written: {error}")))?;
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let written = opened.and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.sync_all()
+        });
+        written.map_err(|error| io("write", &path, &error))
+    }
+
+    /// What ends a key: from this file, or from the home's own, or signed now by the home's key.
+    pub fn revocation(&self, file: Option<&Path>) -> Result<RevocationDocument, Fault> {
+        let own = self.revocation_file();
+        let path = file.unwrap_or(&own);
+        match File::open(path) {
+            Ok(file) => read_revocation(path, file),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound || file.is_some() => {
+                Err(io("read", path, &error))
+            }
+            Err(_) if self.identity_file().exists() => Ok(RevocationDocument::of(&self.identity()?)),
+            Err(_) => Err(Fault::new(ErrorCode::NoSuchResource, format!("{} has no identity", self.0.display()))
+                .hint("--file names the revocation that was made with the key")),
+        }
+    }
+}
+
+fn read_revocation(path: &Path, mut file: File) -> Result<RevocationDocument, Fault> {
+    let mut text = String::new();
+    let read = Read::by_ref(&mut file).take(MAX_REVOCATION_FILE).read_to_string(&mut text);
+    read.map_err(|error| io("read", path, &error))?;
+    serde_json::from_str(&text).map_err(|_| {
+        Fault::invalid(format!("{} is not a revocation", path.display()))
+            .hint("it is the file 'identity.revocation' that was made with the identity")
+    })
 }
 
 fn read_identity(path: &Path, mut file: File) -> Result<Keypair, Fault> {
@@ -148,13 +207,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_revocation_is_read_from_where_it_is_or_signed_by_the_key_that_is_there() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (home, other) = (Home(dir.path().to_owned()), Home(elsewhere.path().to_owned()));
+        assert_eq!(home.revocation(None).unwrap_err().code, ErrorCode::NoSuchResource);
+        assert!(!home.identity_file().exists(), "no key is made only to be revoked");
+        let id = home.identity().unwrap().peer_id();
+        let copy = home.revocation_file();
+        assert_eq!(other.revocation(Some(&copy)).unwrap().verify().unwrap().revoked, id);
+        fs::remove_file(&copy).unwrap();
+        assert_eq!(home.identity().unwrap().peer_id(), id);
+        assert!(!copy.exists(), "who has moved it away has done so on purpose");
+        assert_eq!(home.revocation(None).unwrap().verify().unwrap().revoked, id);
+        assert!(home.revocation(Some(&copy)).is_err());
+        fs::write(&copy, serde_json::to_string(&home.revocation(None).unwrap()).unwrap()).unwrap();
+        fs::remove_file(home.identity_file()).unwrap();
+        assert_ne!(home.identity().unwrap().peer_id(), id);
+        let earlier = dir.path().join(format!("identity.revocation.{}", id.short()));
+        assert_eq!(
+            home.revocation(Some(&earlier)).unwrap().verify().unwrap().revoked,
+            id,
+            "the old key can still be ended"
+        );
+        fs::write(&copy, "x".repeat(9000)).unwrap();
+        assert_eq!(home.revocation(None).unwrap_err().code, ErrorCode::InvalidRequest);
+    }
+
+    #[test]
     fn an_identity_is_made_once_kept_private_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home(dir.path().to_owned());
         let id = home.identity().unwrap().peer_id();
         assert_eq!(home.identity().unwrap().peer_id(), id);
-        let mode = fs::metadata(home.identity_file()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        for file in [home.identity_file(), home.revocation_file()] {
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
+        assert_eq!(home.revocation(None).unwrap().verify().unwrap().revoked, id);
         fs::set_permissions(home.identity_file(), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(home.identity().is_err());
         fs::set_permissions(home.identity_file(), fs::Permissions::from_mode(0o600)).unwrap();

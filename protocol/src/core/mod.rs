@@ -3,16 +3,20 @@
 //! performs the very same ones under a virtual clock with loss and crashes.
 //!
 //! **A `Persist` is performed before anything behind it**: what depends on it is never sent before it is on disk.
+mod event;
 mod offences;
 pub mod posting;
 pub mod provider;
 pub mod requestor;
+pub mod revoked;
 pub mod shards;
 mod stored;
 #[cfg(test)]
 mod tests;
 
-use crate::board::{Board, Page};
+use crate::advert::Advert;
+use crate::board::{Board, BoardRefusal, Page};
+use crate::envelope::{Sealed, Signed};
 use crate::error::Fault;
 use crate::identity::{Keypair, PeerId};
 use crate::message::{Frame, FrameError, PowerAction, Request, Response, VERSION, VmPhase};
@@ -22,12 +26,14 @@ use crate::refusal::Refusal;
 use crate::shard::{Block, LEAF, Server};
 use crate::spec::{Query, VmSpec};
 use crate::units::{Millis, Timestamp};
+pub use event::{Event, EventKind, Severity};
 use offences::Offences;
 use posting::{Posted, Postings};
 use provider::{Offering, Provider};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use requestor::{CreateRequest, Requestor};
+use revoked::Revoked;
 use shards::Shards;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,6 +100,8 @@ pub enum Input {
     },
     /// Asks the provider now, because somebody looks.
     Refresh(CreateId),
+    /// Our own user says that a key is nobody's any more; verified by the node.
+    Revoke(Box<Signed>),
     /// Withdraws the advert, takes no new work.
     Drain,
     Tick,
@@ -193,32 +201,6 @@ pub enum Verdict {
     Reject,
 }
 
-/// Something worth remembering: the node numbers, times and keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    pub kind: EventKind,
-    pub severity: Severity,
-    pub message: String,
-    pub subject: Option<String>,
-    pub code: Option<crate::ErrorCode>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EventKind {
-    Vm,
-    Auth,
-    System,
-    Security,
-    Market,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Info,
-    Warning,
-    Critical,
-}
-
 /// What every part of the core works with.
 pub struct Ctx<'a> {
     pub now: Timestamp,
@@ -232,6 +214,7 @@ pub struct Ctx<'a> {
     /// The sharded board is being searched for somebody.
     pub searching: bool,
     pub opener: &'a dyn Opener,
+    pub revoked: &'a mut Revoked,
     /// Adverts above which a leaf of the sharded board splits.
     pub leaf: usize,
     next_rpc: &'a mut u64,
@@ -270,6 +253,13 @@ impl Ctx<'_> {
     pub fn event(&mut self, kind: EventKind, severity: Severity, message: String, subject: Option<String>) {
         self.effect(Effect::Event(Event { kind, severity, message, subject, code: None }));
     }
+    /// An advert whose signature fits, of a key that still stands.
+    pub fn open_advert(&self, signed: &Signed) -> Result<Arc<Sealed<Advert>>, BoardRefusal> {
+        if self.revoked.contains(signed.signer) {
+            return Err(BoardRefusal::Revoked);
+        }
+        Ok(self.opener.advert(signed, self.network)?)
+    }
     pub fn random_16(&mut self) -> [u8; 16] {
         let mut bytes = [0; 16];
         self.rng.fill_bytes(&mut bytes);
@@ -304,6 +294,7 @@ pub struct NodeCore {
     postings: Postings,
     shards: Shards,
     opener: Arc<dyn Opener>,
+    revoked: Revoked,
     provider: Provider,
     requestor: Requestor,
     /// When the last input came, by the clock as it was then.
@@ -327,6 +318,7 @@ macro_rules! ctx {
             may_lack: $core.shards.may_lack($now),
             searching: $core.shards.is_searching(),
             opener: &*$core.opener,
+            revoked: &mut $core.revoked,
             leaf: $core.shards.leaf(),
             next_rpc: &mut $core.next_rpc,
             offences: &mut $core.offences,
@@ -351,6 +343,7 @@ impl NodeCore {
             postings: Postings::new(now),
             shards: Shards::new(LEAF),
             opener: Arc::new(Direct),
+            revoked: Revoked::default(),
             provider: Provider::new(boot_id),
             requestor: Requestor::default(),
             next_rpc: 0,
@@ -368,7 +361,11 @@ impl NodeCore {
                 Table::Rentals => core.requestor.restore_rental(&value)?,
                 Table::Releases => core.requestor.restore_release(&value)?,
                 Table::History => core.requestor.restore_history(&value)?,
+                Table::Revoked => core.revoked.restore(&value, &core.network)?,
             }
+        }
+        if core.revoked.contains(core.key.peer_id()) {
+            core.postings.revoked();
         }
         let ctx = ctx!(core, now);
         core.provider.resume(ctx);
@@ -415,6 +412,7 @@ impl NodeCore {
             Input::Destroy { ticket, create_id } => self.requestor.destroy(ctx, ticket, create_id),
             Input::Power { ticket, create_id, action } => self.requestor.power(ctx, ticket, create_id, action),
             Input::Refresh(create_id) => self.requestor.refresh(ctx, create_id),
+            Input::Revoke(signed) => self.postings.say_revoked(ctx, &self.board, *signed),
             Input::Drain => self.provider.drain(),
             Input::Tick => {}
         }
@@ -431,6 +429,7 @@ impl NodeCore {
             self.postings.clock_set_back(by);
             self.shards.clock_set_back(by);
             self.offences.clock_set_back(by);
+            self.revoked.clock_set_back(by);
         }
         self.last = now;
     }
@@ -439,6 +438,8 @@ impl NodeCore {
     fn advance(&mut self, now: Timestamp) {
         let ctx = ctx!(self, now);
         self.provider.advance(ctx);
+        self.take_down(now);
+        let ctx = ctx!(self, now);
         self.shards.board_shrank(self.board.taken_off());
         for (query, out, since) in self.requestor.discovering() {
             seek(ctx, &mut self.shards, &self.board, query, WANTED + out, since);
@@ -453,6 +454,27 @@ impl NodeCore {
         }
         self.shards.neighbours_say(self.postings.told_total());
         self.shards.advance(ctx, &mut self.board);
+    }
+
+    /// Takes off every board here what keys said that were revoked just now.
+    fn take_down(&mut self, now: Timestamp) {
+        for peer in self.revoked.take_fresh() {
+            let stood = self.board.revoke(now, peer) | self.shards.revoke(now, peer);
+            let own = peer == self.me();
+            if stood || own || self.requestor.has_dealt_with(peer) {
+                self.revoked.is_known(peer);
+                let (severity, message) = match own {
+                    true => (Severity::Critical, "this node's own key has been revoked: it offers nothing any more"),
+                    false => (Severity::Warning, "a provider's key has been revoked: nothing of it is taken any more"),
+                };
+                ctx!(self, now).event(EventKind::Security, severity, message.to_owned(), Some(peer.to_string()));
+            }
+            if own {
+                self.postings.revoked();
+            }
+        }
+        let ops = self.revoked.take_ops();
+        ctx!(self, now).persist(ops);
     }
 
     fn request(&mut self, now: Timestamp, token: u64, from: PeerId, block: Option<Block>, body: &[u8]) {
@@ -520,6 +542,12 @@ impl NodeCore {
         parts.into_iter().flatten().min()
     }
 
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+    pub fn neighbours(&self) -> usize {
+        self.postings.neighbours()
+    }
     pub fn board(&self) -> &Board {
         &self.board
     }

@@ -1,5 +1,6 @@
 //! The board's traffic: judging what gossip brings, reading the boards of neighbours on joining, posting our own
 //! advert. Once the mesh is too large for that, what is posted goes to the holders of its shards instead (`shards`).
+use super::revoked::MAX_TOLD;
 use super::{Ctx, Effect, EventKind, RpcFailure, Severity, Verdict};
 use crate::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_SKEW, Terms, Withdrawal};
 use crate::board::{Board, BoardRefusal, PAGE, Page, Posting};
@@ -9,6 +10,7 @@ use crate::identity::PeerId;
 use crate::message::{Request, Response};
 use crate::names::PeerAddr;
 use crate::refusal::Refusal;
+use crate::revocation::Revocation;
 use crate::units::{Millis, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -65,6 +67,8 @@ pub struct Postings {
     again_at: Option<Timestamp>,
     /// A node that carries our identity was seen: two of us must not sell the same machine.
     cloned: bool,
+    /// Our key was revoked.
+    ended: bool,
     clocks: Vec<(PeerId, i64)>,
     clock_warned: bool,
 }
@@ -98,6 +102,7 @@ impl Postings {
             published: None,
             again_at: None,
             cloned: false,
+            ended: false,
             clocks: Vec::new(),
             clock_warned: false,
         }
@@ -107,6 +112,27 @@ impl Postings {
     pub fn reached_at(&mut self, mut addrs: Vec<PeerAddr>) {
         addrs.truncate(MAX_ADDRS);
         self.addrs = addrs;
+    }
+
+    /// Our own key was revoked: nothing is offered under it any more.
+    pub fn revoked(&mut self) {
+        self.ended = true;
+    }
+    /// Our own user has one to say: to all neighbours, and to those that come soon.
+    pub fn say_revoked(&mut self, ctx: &mut Ctx, board: &Board, signed: Signed) {
+        let taken = revoke(ctx, board, &signed, true);
+        if !matches!(taken, Ok(_) | Err(BoardRefusal::Revoked)) {
+            return;
+        }
+        ctx.revoked.is_known(signed.signer);
+        for to in &self.neighbours {
+            ctx.send(*to, Request::Post(Posting::Revocation(signed.clone())));
+        }
+        ctx.effect(Effect::Publish(codec::encode(&Posting::Revocation(signed.clone()))));
+        ctx.revoked.posted_here(ctx.now, signed);
+    }
+    pub fn neighbours(&self) -> usize {
+        self.neighbours.len()
     }
 
     pub fn told_total(&self) -> Option<u32> {
@@ -129,6 +155,9 @@ impl Postings {
         }
         if !self.neighbours.insert(peer) {
             return;
+        }
+        for signed in ctx.revoked.to_tell(ctx.now) {
+            ctx.send(peer, Request::Post(Posting::Revocation(signed)));
         }
         let under_way = self.reads.values().filter(|read| !read.own).count();
         let early = self.whole_read + under_way < WHOLE_BOARDS;
@@ -158,14 +187,15 @@ impl Postings {
     }
 
     pub fn page(&self, ctx: &Ctx, board: &Board, after: Option<PeerId>, limit: usize, own: bool) -> Page {
+        let revoked = if after.is_none() { ctx.revoked.latest() } else { Vec::new() };
         if !own {
-            return board.page(ctx.now, after, limit);
+            return Page { revoked, ..board.page(ctx.now, after, limit) };
         }
         let item = board.get(ctx.now, ctx.me()).map(|entry| crate::board::PageItem {
             advert: entry.advert.signed().clone(),
             life: entry.expires - ctx.now,
         });
-        Page { items: item.into_iter().collect(), ..Page::default() }
+        Page { items: item.into_iter().collect(), revoked, ..Page::default() }
     }
 
     /// True if the answer was to one of our reads.
@@ -194,6 +224,11 @@ impl Postings {
                 Err(refusal) => self.refused(ctx, read.peer, &refusal),
             }
         }
+        for signed in page.revoked.iter().take(MAX_TOLD) {
+            if let Err(refusal) = revoke(ctx, board, signed, false) {
+                self.refused(ctx, read.peer, &refusal);
+            }
+        }
         // Pages come in the order of ids: one that does not go on would go on for ever.
         let goes_on = page.next.filter(|next| read.after.is_none_or(|after| *next > after));
         match goes_on {
@@ -216,8 +251,8 @@ impl Postings {
                 ctx.offence(from, "an advert", &Refusal::Malformed(error.to_string()));
                 Verdict::Reject
             }
-            Ok(posting) => match self.post(ctx, board, posting) {
-                Ok(()) if forwards => Verdict::Accept,
+            Ok(posting) => match self.post(ctx, board, &posting) {
+                Ok(()) if forwards || matches!(posting, Posting::Revocation(_)) => Verdict::Accept,
                 Ok(()) => Verdict::Ignore,
                 Err(refusal) => {
                     self.refused(ctx, from, &refusal);
@@ -230,23 +265,29 @@ impl Postings {
 
     /// A posting handed over directly.
     pub fn take(&mut self, ctx: &mut Ctx, board: &mut Board, from: PeerId, posting: Posting) -> Result<(), Refusal> {
-        self.post(ctx, board, posting).map_err(|refusal| {
+        if let Err(refusal) = self.post(ctx, board, &posting) {
             self.refused(ctx, from, &refusal);
-            refusal.into()
-        })
+            return Err(refusal.into());
+        }
+        if matches!(posting, Posting::Revocation(_)) {
+            // Whoever hands one over may have nobody else to tell.
+            ctx.effect(Effect::Publish(codec::encode(&posting)));
+        }
+        Ok(())
     }
 
-    fn post(&mut self, ctx: &mut Ctx, board: &mut Board, posting: Posting) -> Result<(), BoardRefusal> {
-        let own = match &posting {
+    fn post(&mut self, ctx: &mut Ctx, board: &mut Board, posting: &Posting) -> Result<(), BoardRefusal> {
+        let own = match posting {
             Posting::Advert(signed) => self.own_seq(ctx.me(), signed),
-            Posting::Withdrawal(_) => None,
+            Posting::Withdrawal(_) | Posting::Revocation(_) => None,
         };
-        match &posting {
+        match posting {
             Posting::Advert(signed) => advertise(ctx, board, signed, ADVERT_TTL)?,
             Posting::Withdrawal(signed) => {
                 let withdrawal = ctx.opener.withdrawal(signed, ctx.network)?;
                 board.take_off(ctx.now, &withdrawal)?
             }
+            Posting::Revocation(signed) => revoke(ctx, board, signed, false)?,
         };
         self.met_own(ctx, own);
         Ok(())
@@ -322,7 +363,7 @@ impl Postings {
         offered: Option<Terms>,
         gossips: bool,
     ) -> Option<Posted> {
-        match offered.filter(|_| !self.cloned) {
+        match offered.filter(|_| self.may_offer()) {
             Some(terms) if self.is_due(ctx.now, &terms) => {
                 let seq = self.next_seq(ctx.now);
                 let (network, provider) = (ctx.network.clone(), ctx.me());
@@ -351,6 +392,9 @@ impl Postings {
         }
     }
 
+    fn may_offer(&self) -> bool {
+        !self.cloned && !self.ended
+    }
     fn is_due(&self, now: Timestamp, terms: &Terms) -> bool {
         self.due_at(terms).is_none_or(|at| at <= now)
     }
@@ -366,7 +410,9 @@ impl Postings {
     }
 
     fn publish(&mut self, ctx: &mut Ctx, posting: &Posting, taken: Result<PeerId, BoardRefusal>, gossips: bool) {
-        if let Err(refusal) = taken {
+        if let Err(refusal) = taken
+            && !self.ended
+        {
             ctx.event(EventKind::System, Severity::Warning, format!("our own advert is refused: {refusal}"), None);
         }
         if gossips {
@@ -388,7 +434,7 @@ impl Postings {
     }
 
     pub fn next_deadline(&self, board: &Board, offered: Option<&Terms>) -> Option<Timestamp> {
-        let post = offered.filter(|_| !self.cloned).and_then(|terms| self.due_at(terms));
+        let post = offered.filter(|_| self.may_offer()).and_then(|terms| self.due_at(terms));
         // Expired adverts are filtered out of every answer; sweeping them is only for memory.
         post.into_iter().chain(board.next_expiry()).min()
     }
@@ -397,6 +443,17 @@ impl Postings {
 /// As `Board::advertise`, with the signature checked by whoever does that here.
 fn advertise(ctx: &Ctx, board: &mut Board, signed: &Signed, life: Millis) -> Result<PeerId, BoardRefusal> {
     board.is_news(signed)?;
-    let advert = ctx.opener.advert(signed, ctx.network)?;
+    let advert = ctx.open_advert(signed)?;
     board.admit(ctx.now, advert, life)
+}
+
+/// The list of revoked keys takes it; what stands on boards is taken down afterwards.
+fn revoke(ctx: &mut Ctx, board: &Board, signed: &Signed, ours: bool) -> Result<PeerId, BoardRefusal> {
+    if ctx.revoked.contains(signed.signer) {
+        return Err(BoardRefusal::Revoked);
+    }
+    let revocation = signed.clone().open::<Revocation>(ctx.network)?;
+    let peer = revocation.revoked;
+    ctx.revoked.admit(ctx.now, &revocation, ours || board.knows(peer) || peer == ctx.me())?;
+    Ok(peer)
 }

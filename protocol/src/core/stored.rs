@@ -10,16 +10,19 @@ pub enum Table {
     Releases,
     /// How long creates took, by create id.
     History,
+    /// Revocations of keys that meant something here, by key.
+    Revoked,
 }
 
 impl Table {
-    pub const ALL: [Table; 4] = [Table::Leases, Table::Rentals, Table::Releases, Table::History];
+    pub const ALL: [Table; 5] = [Table::Leases, Table::Rentals, Table::Releases, Table::History, Table::Revoked];
     pub fn name(self) -> &'static str {
         match self {
             Table::Leases => "leases",
             Table::Rentals => "rentals",
             Table::Releases => "releases",
             Table::History => "history",
+            Table::Revoked => "revoked",
         }
     }
 }

@@ -1,14 +1,16 @@
 //! What can be wrong with an advert, one thing at a time.
-use super::victim::{HONEST, NOW, ON_BOARD, Victim, Way, advert, key, network, withdrawal};
+use super::victim::{GONE, HONEST, NOW, ON_BOARD, REVOKED, Victim, Way, advert, key, network, withdrawal};
 use protocol::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_IMAGES, MAX_SKEW, Withdrawal};
 use protocol::board::Posting;
 use protocol::codec::{self, MAX_ADVERT};
 use protocol::envelope::{Payload, Sealed, Signed};
 use protocol::message::{Frame, Request};
+use protocol::revocation::Revocation;
 use protocol::units::{Millis, Timestamp};
 use protocol::{ErrorCode, Keypair, PeerId};
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
@@ -21,6 +23,8 @@ pub enum Flaw {
     ShortSignature,
     WrongDomain,
     Replayed,
+    OfRevoked,
+    RevokedAgain,
     // Not before the signature has been checked.
     ForgedBody,
     ForgedSignature,
@@ -28,6 +32,9 @@ pub enum Flaw {
     WeakKey,
     ClaimedSigner,
     Relabelled,
+    RevocationForged,
+    RevocationClaimed,
+    RevocationRelabelled,
     // Signed well, for the purpose.
     KeySubstituted,
     WrongNetwork,
@@ -40,11 +47,13 @@ pub enum Flaw {
     TooManyImages,
     TooManyAddrs,
     MalformedBody,
+    RevocationSubstituted,
+    RevocationMalformed,
     // Cross-shard: an advert on a board that is not its own. Here, and in `Forge::make`, when there are several boards.
 }
 use Flaw::*;
 
-pub const FLAWS: [Flaw; 25] = [
+pub const FLAWS: [Flaw; 32] = [
     Cut,
     Garbage,
     Oversized,
@@ -53,12 +62,17 @@ pub const FLAWS: [Flaw; 25] = [
     ShortSignature,
     WrongDomain,
     Replayed,
+    OfRevoked,
+    RevokedAgain,
     ForgedBody,
     ForgedSignature,
     Malleated,
     WeakKey,
     ClaimedSigner,
     Relabelled,
+    RevocationForged,
+    RevocationClaimed,
+    RevocationRelabelled,
     KeySubstituted,
     WrongNetwork,
     Expired,
@@ -70,6 +84,8 @@ pub const FLAWS: [Flaw; 25] = [
     TooManyImages,
     TooManyAddrs,
     MalformedBody,
+    RevocationSubstituted,
+    RevocationMalformed,
 ];
 
 impl Flaw {
@@ -85,6 +101,10 @@ impl Flaw {
             ShortSignature | ForgedBody | ForgedSignature | Malleated | WeakKey | ClaimedSigner | Relabelled => {
                 "forged"
             }
+            RevocationForged | RevocationClaimed | RevocationRelabelled => "forged",
+            RevocationSubstituted => "key_substituted",
+            RevocationMalformed => "malformed",
+            OfRevoked | RevokedAgain => "revoked",
             WrongDomain => "wrong_domain",
             KeySubstituted => "key_substituted",
             WrongNetwork => "wrong_network",
@@ -106,11 +126,20 @@ impl Flaw {
     }
     /// Honest peers send these too: they are ignored, and cost nobody its score.
     pub fn is_innocent(self) -> bool {
-        matches!(self.label(), "expired" | "stale")
+        matches!(self.label(), "expired" | "stale" | "revoked")
     }
     /// A page has adverts only, and is itself a well-formed message.
     pub fn comes(self, way: Way) -> bool {
-        way != Way::Page || !matches!(self, Cut | Garbage | OversizedMessage | WithdrawnAgain)
+        let revokes = matches!(
+            self,
+            RevokedAgain
+                | RevocationForged
+                | RevocationClaimed
+                | RevocationRelabelled
+                | RevocationSubstituted
+                | RevocationMalformed
+        );
+        way != Way::Page || !revokes && !matches!(self, Cut | Garbage | OversizedMessage | WithdrawnAgain)
     }
 }
 
@@ -168,6 +197,8 @@ impl Forge {
         let seq = rng.next_u64();
         let good = || Advert { seq, ..advert(stranger) };
         let post = |signed: Signed| Bad::Posting(Posting::Advert(signed));
+        let revoke = |signed: Signed| Bad::Posting(Posting::Revocation(signed));
+        let revoked = |rng: &mut ChaCha8Rng| key(REVOKED + rng.next_u32() % GONE);
         match flaw {
             Cut => {
                 let posting = Posting::Advert(unseen);
@@ -202,6 +233,43 @@ impl Forge {
             WrongDomain if rng.next_u32().is_multiple_of(2) => post(self.withdrawal.clone()),
             WrongDomain => post(Signed { domain: format!("golemnode/advert/{}", 2 + rng.next_u32() % 9), ..unseen }),
             Replayed => post(there),
+            OfRevoked => {
+                let by = revoked(rng);
+                post(seal(Advert { seq, ..advert(&by) }, &by))
+            }
+            RevokedAgain => revoke(Revocation::of(&revoked(rng)).signed().clone()),
+            RevocationForged => {
+                let mut forged = Revocation::of(&self.honest[seq as usize % self.honest.len()]).signed().clone();
+                match rng.next_u32() % 2 {
+                    0 => flip(&mut forged.body, rng),
+                    _ => flip(&mut forged.signature, rng),
+                }
+                revoke(forged)
+            }
+            RevocationClaimed => {
+                let own = Revocation::of(stranger).signed().clone();
+                let body = codec::encode(&Revocation { revoked: there.signer });
+                revoke(Signed { signer: there.signer, body, ..own })
+            }
+            // What a provider signs day by day must not end it.
+            RevocationRelabelled => {
+                let daily = pick(&self.withdrawals, rng).clone();
+                revoke(Signed { domain: Revocation::DOMAIN.into(), ..daily })
+            }
+            RevocationSubstituted => {
+                let body = codec::encode(&Revocation { revoked: there.signer });
+                revoke(signed_with(stranger, Revocation::DOMAIN, body))
+            }
+            RevocationMalformed => {
+                let mut body = codec::encode(&Revocation { revoked: stranger.peer_id() });
+                match rng.next_u32() % 3 {
+                    0 => body.push(0),
+                    1 => body.truncate(rng.next_u32() as usize % body.len()),
+                    // With more beside it, it would be another one each time.
+                    _ => body = codec::encode(&BTreeMap::from([("revoked", stranger.peer_id()), ("x", there.signer)])),
+                }
+                revoke(signed_with(stranger, Revocation::DOMAIN, body))
+            }
             ForgedBody => {
                 let mut forged = unseen;
                 flip(&mut forged.body, rng);

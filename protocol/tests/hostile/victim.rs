@@ -10,6 +10,7 @@ use protocol::envelope::Signed;
 use protocol::message::{Frame, Request, Response};
 use protocol::money::Price;
 use protocol::names::{Arch, Digest, Egress, Isolation, Network};
+use protocol::revocation::Revocation;
 use protocol::units::{DiskGib, Millis, Resources, Timestamp};
 use protocol::{Keypair, PeerId};
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +23,9 @@ pub const HONEST: u32 = 32;
 /// The number of what they have said.
 pub const ON_BOARD: u64 = 1_000;
 /// The last of them has withdrawn.
-const GONE: u32 = 8;
+pub const GONE: u32 = 8;
+/// From here on, as many whose keys are revoked.
+pub const REVOKED: u32 = 600;
 /// Adverts whose terms a page may name.
 const LIFE: Millis = Millis::secs(250);
 
@@ -145,6 +148,9 @@ impl Victim {
             victim.enjoy(Posting::Advert(advert));
             victim.enjoy(Posting::Withdrawal(withdrawal));
         }
+        for by in (REVOKED..REVOKED + GONE).map(key) {
+            victim.enjoy(Posting::Revocation(Revocation::of(&by).signed().clone()));
+        }
         victim.there = there;
         victim.revision = victim.core.board().revision();
         victim.is_as_it_was();
@@ -199,7 +205,8 @@ impl Victim {
             Way::Page => self.page(bad)?,
         }
         let board = self.core.board();
-        if (board.len(), board.revision()) != (self.there.len(), self.revision) {
+        let revoked = self.core.revoked().len() == GONE as usize;
+        if !revoked || (board.len(), board.revision()) != (self.there.len(), self.revision) {
             return Err(format!("by {way:?} one of {flaws:?} was kept"));
         }
         Ok(())
@@ -259,7 +266,7 @@ impl Victim {
         // There is always more, so that it goes on asking.
         let mut next = [0; 32];
         next[..8].copy_from_slice(&self.number.to_be_bytes());
-        let page = Page { items, next: Some(PeerId::from_public_key(next)), total: None };
+        let page = Page { items, next: Some(PeerId::from_public_key(next)), total: None, revoked: Vec::new() };
         let body = Frame::encode(NOW, Response::Board(page));
         self.core.handle(NOW, Input::Response { rpc, result: Ok(body) });
         self.next_page()

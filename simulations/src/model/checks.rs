@@ -8,6 +8,7 @@ use protocol::core::NodeCore;
 use protocol::core::shards::{MAX_HELD, MAX_SHARD_ADVERTS};
 use protocol::envelope::Signed;
 use protocol::message::{Frame, LeaseStage, Request, Response, VmPhase};
+use protocol::revocation::Revocation;
 use protocol::shard::{ShardRequest, ShardResponse};
 use protocol::units::{Millis, Resources, Timestamp};
 
@@ -132,6 +133,7 @@ impl Model {
         let right = match posting {
             Posting::Advert(signed) => own(signed) || self.memo.verified(signed).is_some(),
             Posting::Withdrawal(signed) => own(signed) || signed.clone().open::<Withdrawal>(self.network()).is_ok(),
+            Posting::Revocation(signed) => signed.clone().open::<Revocation>(self.network()).is_ok(),
         };
         if right { Ok(()) } else { Err(format!("node {id} passes on what it has not verified: {posting:?}")) }
     }

@@ -134,6 +134,7 @@ pub fn postings() -> Vec<Posting> {
         Posting::Advert(Sealed::seal(world::advert(&by), &by).signed().clone()),
         Posting::Advert(Sealed::seal(plain, &by).signed().clone()),
         Posting::Withdrawal(Sealed::seal(withdrawal, &by).signed().clone()),
+        Posting::Revocation(Revocation::of(&by).signed().clone()),
         Posting::Advert(unsigned),
         Posting::Advert(deal().quote.signed().clone()),
     ]
@@ -177,12 +178,13 @@ fn responses() -> Vec<Response> {
     let Deal { quote, grant, active, .. } = deal();
     let item = |posting: Posting| match posting {
         Posting::Advert(advert) => Some(PageItem { advert, life: Millis::secs(250) }),
-        Posting::Withdrawal(_) => None,
+        Posting::Withdrawal(_) | Posting::Revocation(_) => None,
     };
     let page = Page {
         items: postings().into_iter().filter_map(item).collect(),
         next: Some(key(3).peer_id()),
         total: Some(70),
+        revoked: vec![Revocation::of(&key(5)).signed().clone()],
     };
     let loud = Fault::new(ErrorCode::CreateFailed, "\u{1b}[2J it died").details("line\nline").hint("\u{202e}");
     let mut all = vec![

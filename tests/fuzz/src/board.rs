@@ -6,6 +6,7 @@ use protocol::advert::{ADVERT_TTL, Advert, MAX_SKEW, TOMBSTONE_TTL, Withdrawal};
 use protocol::board::{Board, MAX_ADVERTS, PAGE, Posting};
 use protocol::codec::{self, MAX_ADVERT, MAX_MESSAGE};
 use protocol::envelope::{Sealed, Signed};
+use protocol::revocation::Revocation;
 use protocol::units::{Millis, Timestamp};
 use std::collections::BTreeMap;
 
@@ -98,7 +99,7 @@ impl Bench {
         let (before, revision) = (self.board.len(), self.board.revision());
         let taken = match &posting {
             Posting::Advert(signed) => self.board.advertise(self.now, signed.clone(), life),
-            Posting::Withdrawal(_) => self.board.post(self.now, posting.clone()),
+            Posting::Withdrawal(_) | Posting::Revocation(_) => self.board.post(self.now, posting.clone()),
         };
         let Ok(peer) = taken else {
             assert_eq!(
@@ -116,6 +117,10 @@ impl Bench {
             Posting::Withdrawal(signed) => {
                 let withdrawal = open::<Withdrawal>(signed);
                 (withdrawal.seq, withdrawal.issued, self.now + TOMBSTONE_TTL)
+            }
+            Posting::Revocation(signed) => {
+                open::<Revocation>(signed);
+                (u64::MAX, self.now, self.now + TOMBSTONE_TTL)
             }
         };
         assert!(issued <= self.now + MAX_SKEW && issued + ADVERT_TTL > self.now, "neither early nor late");

@@ -46,6 +46,10 @@ pub(super) fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> 
         return Fault::new(ErrorCode::Unavailable, "a node does not rent from itself")
             .hint("rent from another home on this machine: 'golemnode --home DIR vm create …'");
     }
+    if let Some(wanted) = rental.provider.filter(|wanted| ctx.revoked.contains(*wanted)) {
+        return Fault::new(ErrorCode::BadToken, format!("the key of provider {} has been revoked", wanted.short()))
+            .hint("ask its owner for the new one; 'golemnode provider list' shows others");
+    }
     if let Some(wanted) = rental.provider.filter(|wanted| board.get(now, *wanted).is_none()) {
         return Fault::new(ErrorCode::Unavailable, format!("provider {} is not on the board", wanted.short()))
             .hint("'golemnode provider list' shows who is");
@@ -66,6 +70,9 @@ pub(super) fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> 
 pub(super) fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Signed) -> Result<Sealed<Quote>, Fault> {
     let quote: Sealed<Quote> = signed.open(ctx.network).map_err(Refusal::from)?;
     let wrong = |what: &str| Err(Fault::new(ErrorCode::BadToken, format!("the quote is {what}")));
+    if ctx.revoked.contains(peer) {
+        return wrong("of a key that has been revoked");
+    }
     if quote.provider != peer || quote.requestor != ctx.me() {
         return wrong("between others");
     }
@@ -84,6 +91,9 @@ pub(super) fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Sign
 
 pub(super) fn check_grant(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result<Sealed<Grant>, Fault> {
     let grant: Sealed<Grant> = signed.open(ctx.network).map_err(Refusal::from)?;
+    if ctx.revoked.contains(grant.provider) {
+        return Err(Fault::new(ErrorCode::BadToken, "the grant is of a key that has been revoked"));
+    }
     let fits = rental.deal.as_ref().is_some_and(|deal| {
         grant.provider == deal.provider
             && grant.requestor == ctx.me()

@@ -5,6 +5,7 @@ use crate::codec::{self, MAX_STORED};
 use crate::core::{StoreOp, Table};
 use crate::error::Fault;
 use crate::history::{Estimate, History, Prospect, Sample};
+use crate::identity::PeerId;
 use crate::lease::ACCEPT_LIFE;
 use crate::names::{CreateId, ImageName, Network};
 use crate::units::Millis;
@@ -13,6 +14,11 @@ impl Requestor {
     pub fn restore_history(&mut self, value: &[u8]) -> Result<(), Fault> {
         self.history.restore(codec::decode(value, MAX_STORED).map_err(unreadable)?);
         Ok(())
+    }
+
+    /// Whether it was ever asked for something, or has a VM of ours.
+    pub fn has_dealt_with(&self, peer: PeerId) -> bool {
+        self.experience.contains_key(&peer) || self.leased_peers().any(|leased| leased == peer)
     }
 
     /// A VM runs for the first time: how long that took, for the disk.

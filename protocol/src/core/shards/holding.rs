@@ -108,9 +108,7 @@ impl Holding {
         };
         let (leaf, now) = (self.leaf, ctx.now);
         let total = self.total(now);
-        let provider = match &posting {
-            Posting::Advert(signed) | Posting::Withdrawal(signed) => signed.signer,
-        };
+        let provider = posting.signed().signer;
         if provider != from {
             return Err(Refusal::BadSignature("a provider puts its own adverts only".into()));
         }
@@ -367,6 +365,14 @@ impl Holding {
         }
     }
 
+    pub fn revoke(&mut self, now: Timestamp, peer: PeerId) -> bool {
+        let theirs = self.held.values_mut().filter(|held| held.board.knows(peer));
+        theirs.fold(false, |_, held| {
+            held.board.revoke(now, peer);
+            true
+        })
+    }
+
     /// Once a minute: what is over goes.
     pub fn sweep(&mut self, now: Timestamp) {
         for held in self.held.values_mut() {
@@ -438,7 +444,7 @@ fn take(
     match posting {
         Posting::Advert(signed) => {
             held.board.is_news(signed)?;
-            let advert = ctx.opener.advert(signed, ctx.network)?;
+            let advert = ctx.open_advert(signed)?;
             if !shard.takes(&advert) {
                 return Err(BoardRefusal::Misplaced);
             }
@@ -457,6 +463,8 @@ fn take(
             held.board.take_off(ctx.now, &withdrawal)?;
             Ok(None)
         }
+        // It is said to everybody, and has no place in a tree.
+        Posting::Revocation(_) => Err(BoardRefusal::Misplaced),
     }
 }
 

@@ -451,6 +451,10 @@ impl Shards {
     pub fn search(&mut self, ctx: &mut Ctx, query: &Query, wanted: usize, since: Timestamp) -> bool {
         self.routed && self.searches.begin(ctx, &mut self.stats, query, wanted, since)
     }
+    /// A key was revoked; true if somebody stood here under it.
+    pub fn revoke(&mut self, now: Timestamp, peer: PeerId) -> bool {
+        self.holding.revoke(now, peer)
+    }
     pub fn is_searching(&self) -> bool {
         self.searches.is_running()
     }
@@ -573,7 +577,7 @@ impl Shards {
 fn keep(ctx: &mut Ctx, board: &mut Board, from: PeerId, items: Vec<PageItem>, stats: &mut ShardStats) {
     for item in items.into_iter().take(crate::board::PAGE) {
         let taken = board.is_news(&item.advert).and_then(|()| {
-            let advert = ctx.opener.advert(&item.advert, ctx.network)?;
+            let advert = ctx.open_advert(&item.advert)?;
             board.admit(ctx.now, advert, item.life.min(ADVERT_TTL))
         });
         match taken {

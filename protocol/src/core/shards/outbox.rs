@@ -1,5 +1,4 @@
 //! What the other holders of our shards are to be told: changes at once, refreshes in batches.
-use crate::board::Posting;
 use crate::core::Ctx;
 use crate::identity::PeerId;
 use crate::message::Request;
@@ -94,6 +93,5 @@ impl Outbox {
 
 /// What an item takes in a message, names of its fields included.
 fn size(item: &Shared) -> usize {
-    let (Posting::Advert(signed) | Posting::Withdrawal(signed)) = &item.posting;
-    signed.body.len() + 512
+    item.posting.signed().body.len() + 512
 }

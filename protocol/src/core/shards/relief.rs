@@ -137,7 +137,7 @@ impl Relief {
         let Some(fresh) = &mut copy.fresh else { return };
         for item in page.items.iter().take(PAGE) {
             let taken = fresh.is_news(&item.advert).and_then(|()| {
-                let advert = ctx.opener.advert(&item.advert, ctx.network)?;
+                let advert = ctx.open_advert(&item.advert)?;
                 if !shard.takes(&advert) {
                     return Err(BoardRefusal::Misplaced);
                 }

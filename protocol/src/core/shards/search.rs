@@ -246,7 +246,7 @@ impl Searches {
 fn genuine(ctx: &Ctx, shard: &Shard, query: &Query, shelf: &Shelf) -> Result<(), BoardRefusal> {
     let asked = shelf.items.iter().take(crate::board::PAGE).map(|item| (item, true));
     for (item, fits) in asked.chain(shelf.sample.iter().map(|item| (item, false))) {
-        let advert = ctx.opener.advert(&item.advert, ctx.network)?;
+        let advert = ctx.open_advert(&item.advert)?;
         if !shard.takes(&advert) || (fits && !advert.terms.answers(query)) {
             return Err(BoardRefusal::Misplaced);
         }

@@ -3,6 +3,7 @@ mod letting;
 mod posting;
 mod relief;
 mod renting;
+mod revoking;
 mod shards;
 
 use super::provider::{Offer, OfferedImage, Offering};

@@ -33,7 +33,7 @@ fn requestor(providers: &[u8]) -> Node {
     }
     node
 }
-fn quote_of(provider: u8, create: u8, now: Timestamp) -> Sealed<Quote> {
+pub fn quote_of(provider: u8, create: u8, now: Timestamp) -> Sealed<Quote> {
     let quote = Quote {
         network: "main".parse().unwrap(),
         provider: key(provider).peer_id(),

@@ -6,7 +6,6 @@ use protocol::advert::MAX_ADDRS;
 use protocol::board::{MAX_ADVERTS, Posting};
 use protocol::codec::{self, MAX_MESSAGE};
 use protocol::core::{Effect, NodeCore, StoreOp, Table};
-use protocol::envelope::Signed;
 use protocol::ledger::MAX_HOLDS;
 use protocol::message::{Frame, Request, Response};
 use protocol::units::{Resources, Timestamp};
@@ -130,8 +129,9 @@ impl Node {
     /// A node says nothing on the board but in its own name.
     fn published(&self, body: &[u8]) {
         let posting: Posting = codec::decode(body, MAX_MESSAGE).expect("its own words are well said");
-        let (Posting::Advert(Signed { signer, .. }) | Posting::Withdrawal(Signed { signer, .. })) = posting;
-        assert_eq!(signer, self.id());
+        // Of others' words it publishes what was handed over and holds for everybody.
+        let own = posting.signed().signer == self.id();
+        assert!(own || matches!(posting, Posting::Revocation(_)));
     }
 
     pub fn check(&self, now: Timestamp) {

@@ -345,6 +345,7 @@ impl World {
                     items,
                     next: (how & 4 != 0).then(|| by.peer_id()),
                     total: (how & 8 != 0).then_some(seq as u32),
+                    revoked: Vec::new(),
                 })
             }
         };
