@@ -121,12 +121,11 @@ fn a_stolen_key_is_ended_from_another_machine_and_nobody_rents_under_it_any_more
     );
     let events = p.run(&["events"]).ok().stdout();
     assert!(events.contains("own key has been revoked"), "{events}");
-    // It is at the provider and with those who knew it for good.
+    // For good: it is on the disk.
     drop(provider);
     let again = p.node(&PROVIDE);
-    assert_eq!(listed(&p), Some(0));
-    let _joined = again.addr();
-    assert_eq!(listed(&r), Some(0));
+    assert_eq!(again.status()["provider"]["reason"], "its key has been revoked");
+    assert_eq!((listed(&p), listed(&r)), (Some(0), Some(0)));
 }
 
 #[test]

@@ -495,10 +495,14 @@ impl NodeCore {
         };
         match request {
             Request::Board { after, limit, own } => {
+                // Who asks for everything has just come. What is asked of every neighbour must stay small.
+                let tells = !own && after.is_none();
+                let revoked = if tells { ctx.revoked.latest() } else { Vec::new() };
                 // In a large mesh the board here is only what was found lately.
                 let own = own || self.shards.is_sharded(now);
                 let total = self.shards.total(now);
-                let page = Page { total, ..self.postings.page(ctx, &self.board, after, usize::from(limit), own) };
+                let page =
+                    Page { total, revoked, ..self.postings.page(ctx, &self.board, after, usize::from(limit), own) };
                 ctx.reply(token, Response::Board(page));
             }
             Request::Shard(request) => self.shards.request(ctx, token, from, block, request),

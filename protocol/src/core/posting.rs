@@ -187,15 +187,14 @@ impl Postings {
     }
 
     pub fn page(&self, ctx: &Ctx, board: &Board, after: Option<PeerId>, limit: usize, own: bool) -> Page {
-        let revoked = if after.is_none() { ctx.revoked.latest() } else { Vec::new() };
         if !own {
-            return Page { revoked, ..board.page(ctx.now, after, limit) };
+            return board.page(ctx.now, after, limit);
         }
         let item = board.get(ctx.now, ctx.me()).map(|entry| crate::board::PageItem {
             advert: entry.advert.signed().clone(),
             life: entry.expires - ctx.now,
         });
-        Page { items: item.into_iter().collect(), revoked, ..Page::default() }
+        Page { items: item.into_iter().collect(), ..Page::default() }
     }
 
     /// True if the answer was to one of our reads.
