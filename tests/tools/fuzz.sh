@@ -4,7 +4,8 @@
 # hangs and broken promises just as well, but no misuse of memory in the libraries.
 # usage: fuzz.sh [SECONDS FOR EACH TARGET] [TARGET…]   60 seconds, all of tests/fuzz/fuzz_targets
 #        fuzz.sh keep [TARGET…]                        takes what the last runs found into the committed corpus
-# FUZZ_SANITIZER=none|address overrides the choice; FUZZ_JOBS is how many run at once.
+# FUZZ_SANITIZER=none|address overrides the choice; FUZZ_JOBS is how many run at once; with FUZZ_SEED the same inputs are
+# tried in the same order, as far as the time goes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -51,6 +52,7 @@ dictionary() {
 run_one() {
     local target=$1 seconds=$2 dict log=$out/$1.log status=0 began=$SECONDS
     local -a flags=(-max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len="$MAX_LEN" -print_final_stats=1)
+    [ -z "${FUZZ_SEED:-}" ] || flags+=(-seed="$FUZZ_SEED")
     dict=$(dictionary "$target")
     [ -z "$dict" ] || flags+=(-dict="$fuzz/dict/$dict.dict")
     mkdir -p "$out/$target"
