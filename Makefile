@@ -14,6 +14,8 @@ CARGOFLAGS ?= --locked
 # Where rustup puts cargo, for a shell that was open before it came; administrators' tools, for everyone.
 export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
+# Where cargo puts what it builds.
+BUILT := $(or $(CARGO_TARGET_DIR),target)
 IMAGES := out/images
 BUILDERS := $(wildcard tests/guests/lib.sh)
 TINY := $(IMAGES)/tiny/manifest.json
@@ -28,7 +30,7 @@ help: ## this list
 
 demo: deps-demo $(TINY) ## rent a VM from another node process on this machine, use it, give it back
 	$(CARGO) build $(CARGOFLAGS) -p cli
-	target/debug/golemnode demo --image $(IMAGES)/tiny
+	$(BUILT)/debug/golemnode demo --image $(IMAGES)/tiny
 
 test: deps-test $(TINY) ## every test, with real guests; says at the end what it skipped and why
 	CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS)" tests/tools/run-tests.sh
@@ -42,13 +44,13 @@ sim-full: deps-build ## every scenario at its full size, and one 100 times for t
 	$(CARGO) build --profile sim $(CARGOFLAGS) -p cli
 	mkdir -p out/sim
 	failed=""; for file in $(SCENARIOS); do \
-		target/sim/golemnode sim run "$$file" --full --plot out/sim || failed="$$failed $$file"; done; \
+		$(BUILT)/sim/golemnode sim run "$$file" --full --plot out/sim || failed="$$failed $$file"; done; \
 	[ -z "$$failed" ] || { echo "sim-full: these failed:$$failed" >&2; exit 1; }
-	tests/tools/same-trace.sh target/sim/golemnode simulations/scenarios/oversell.toml 100
+	tests/tools/same-trace.sh $(BUILT)/sim/golemnode simulations/scenarios/oversell.toml 100
 
 bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux (BENCH='stream --pairs 20' measures a part)
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
-	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" target/release/bench $(BENCH)
+	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" $(BUILT)/release/bench $(BENCH)
 
 fuzz: deps-build ## hostile input for every decoder, 60 s each (FUZZ='10 core board' is 10 s for these two)
 	tests/tools/fuzz.sh $(FUZZ)
@@ -56,18 +58,18 @@ fuzz: deps-build ## hostile input for every decoder, 60 s each (FUZZ='10 core bo
 hostile-full: deps-build ## ten million bad adverts, and a million malformed frames of every protocol; half an hour
 	$(CARGO) test --release $(CARGOFLAGS) -p protocol --test main hostile::ten -- --ignored --nocapture
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
-	target/release/hostile $(HOSTILE)
+	$(BUILT)/release/hostile $(HOSTILE)
 
-sim-live: deps-build ## many real nodes in one process, beside the bare library (SIM='50,200 ours', SIM='lookups 50 10000')
+sim-live: deps-build ## many real nodes in one process, beside the bare library (SIM='50,200 ours', 'lookups 50 10000', 'calibrate')
 	$(CARGO) run --profile sim $(CARGOFLAGS) -p simulations --bin live -- $(SIM)
 
 image-tiny: deps-build deps-run $(TINY) ## build the guest 'tiny' and import it into the home (GOLEMNODE_HOME)
 	$(CARGO) build $(CARGOFLAGS) -p cli
-	target/debug/golemnode image import $(IMAGES)/tiny
+	$(BUILT)/debug/golemnode image import $(IMAGES)/tiny
 
 image-debian: deps-build deps-run $(DEBIAN) ## build the guest 'debian:12' and import it into the home
 	$(CARGO) build $(CARGOFLAGS) -p cli
-	target/debug/golemnode image import $(IMAGES)/debian
+	$(BUILT)/debug/golemnode image import $(IMAGES)/debian
 
 lint: deps-lint ## what CI checks before it runs the tests
 	$(CARGO) fmt --all --check
@@ -81,14 +83,14 @@ lint: deps-lint ## what CI checks before it runs the tests
 
 install: deps-build ## the release binary, manual pages and completions, below PREFIX (/usr/local)
 	$(CARGO) build --release $(CARGOFLAGS) -p cli
-	install -D -m 755 target/release/golemnode "$(DESTDIR)$(PREFIX)/bin/golemnode"
-	rm -rf out/man && target/release/golemnode man out/man
+	install -D -m 755 $(BUILT)/release/golemnode "$(DESTDIR)$(PREFIX)/bin/golemnode"
+	rm -rf out/man && $(BUILT)/release/golemnode man out/man
 	install -d "$(DESTDIR)$(PREFIX)/share/man/man1"
 	install -m 644 out/man/*.1 "$(DESTDIR)$(PREFIX)/share/man/man1/"
 	install -d $(addprefix "$(DESTDIR)$(PREFIX)"/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
-	target/release/golemnode completions bash >"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/golemnode"
-	target/release/golemnode completions zsh >"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_golemnode"
-	target/release/golemnode completions fish >"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/golemnode.fish"
+	$(BUILT)/release/golemnode completions bash >"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/golemnode"
+	$(BUILT)/release/golemnode completions zsh >"$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_golemnode"
+	$(BUILT)/release/golemnode completions fish >"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/golemnode.fish"
 
 deps-%:
 	@$(INSTALL_DEPS) $*
