@@ -1,4 +1,5 @@
 //! What is put together from libp2p, with every default that matters set, and the transports under it.
+use super::called::Called;
 use super::codec::Codec;
 use super::dialback::DialBack;
 use super::guard::Guard;
@@ -39,7 +40,7 @@ pub struct Behaviour {
     pub dialback: Toggle<DialBack>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     pub relaying: Toggle<Relaying>,
-    called: relay::client::Behaviour,
+    called: Called,
     pub punch: Punch,
 }
 
@@ -131,7 +132,7 @@ fn behaviour(
         dialback: dialback.into(),
         upnp: upnp.into(),
         relaying: relaying.into(),
-        called,
+        called: Called::new(called),
         punch: Punch::new(local),
     })
 }
