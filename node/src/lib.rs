@@ -1,5 +1,7 @@
 //! The running node: libp2p at one edge, backends at another, sled at the third, HTTP at the fourth.
 mod actor;
+#[cfg(feature = "jemalloc")]
+mod allocator;
 pub mod api;
 pub mod bans;
 pub mod clock;

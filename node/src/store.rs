@@ -12,6 +12,8 @@ use std::path::Path;
 const SCHEMA: u32 = 1;
 /// sled's page cache. The whole state of a busy node is a few MB; the default of 1 GiB is for databases.
 const CACHE_BYTES: u64 = 4 << 20;
+/// Of sled's log, and so of the buffer in front of it. Its default is 512 KiB.
+const SEGMENT_BYTES: usize = 128 << 10;
 /// Peers of earlier runs: enough that some still run, few enough to try at every start.
 pub const MAX_PEERS: usize = 64;
 /// Events kept; the oldest goes.
@@ -47,7 +49,12 @@ pub struct StoredEvent {
 impl Store {
     pub fn open(dir: &Path) -> Result<Self, Fault> {
         let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).mode(sled::Mode::LowSpace);
-        let db = config.open().map_err(|error| broken("open", &error).hint("another node may use this home"))?;
+        let opened = match config.clone().segment_size(SEGMENT_BYTES).open() {
+            // It stands in the files themselves, and stays as it is.
+            Err(sled::Error::Unsupported(_)) => config.open(),
+            opened => opened,
+        };
+        let db = opened.map_err(|error| broken("open", &error).hint("another node may use this home"))?;
         let tree = |name: &str| db.open_tree(name).map_err(|error| broken("open", &error));
         let (state, events) = (tree("state")?, tree("events")?);
         let (peers, anchors, bans) = (tree("peers")?, tree("anchors")?, tree("bans")?);
@@ -210,6 +217,17 @@ fn broken(what: &str, error: &sled::Error) -> Fault {
 mod tests {
     use super::*;
 
+    /// sled's own flusher may hold the lock for a moment after the store is dropped.
+    fn reopened(dir: &Path) -> Store {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            match Store::open(dir) {
+                Ok(store) => return store,
+                Err(fault) => assert!(std::time::Instant::now() < deadline, "{fault}"),
+            }
+        }
+    }
+
     #[test]
     fn what_was_committed_is_there_after_reopening_and_a_second_process_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -221,15 +239,21 @@ mod tests {
             let second = Store::open(dir.path()).err().unwrap();
             assert!(second.message.contains("cannot open the store"), "{second}");
         }
-        // sled's own flusher may hold the lock for a moment after the store is dropped.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        let store = loop {
-            match Store::open(dir.path()) {
-                Ok(store) => break store,
-                Err(fault) => assert!(std::time::Instant::now() < deadline, "{fault}"),
-            }
-        };
+        let store = reopened(dir.path());
         assert_eq!(store.state().unwrap(), vec![op(2, Some(vec![2]))]);
+    }
+
+    #[test]
+    fn a_store_with_segments_of_another_size_is_opened_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let db = sled::Config::new().path(dir.path()).open().unwrap();
+            db.insert("schema", &SCHEMA.to_be_bytes()).unwrap();
+            db.open_tree("state").unwrap().insert(state_key(Table::Rentals, &[1; 16]), &[7]).unwrap();
+            db.flush().unwrap();
+        }
+        let store = reopened(dir.path());
+        assert_eq!(store.state().unwrap(), [StoreOp { table: Table::Rentals, key: vec![1; 16], value: Some(vec![7]) }]);
     }
 
     #[test]

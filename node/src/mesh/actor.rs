@@ -7,6 +7,7 @@
 use super::anchors::Anchors;
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::book::Book;
+use super::boxed::Boxed;
 use super::handle::Command;
 use super::join::Join;
 use super::limiter::Limiter;
@@ -48,7 +49,7 @@ pub(super) struct Unjudged {
 }
 
 pub(super) struct Actor {
-    pub swarm: Swarm<Behaviour>,
+    pub swarm: Swarm<Boxed<Behaviour>>,
     pub local: protocol::PeerId,
     pub names: Names,
     pub server: bool,
@@ -101,7 +102,7 @@ enum Turn {
 
 impl Actor {
     pub fn new(
-        swarm: Swarm<Behaviour>,
+        swarm: Swarm<Boxed<Behaviour>>,
         config: &MeshConfig,
         join: Join,
         metrics: Arc<Metrics>,

@@ -1,4 +1,5 @@
 //! What is put together from libp2p, with every default that matters set, and the transports under it.
+use super::boxed::Boxed;
 use super::called::Called;
 use super::codec::Codec;
 use super::dialback::DialBack;
@@ -59,7 +60,7 @@ const SCORE_INTERVAL: Duration = Duration::from_secs(3);
 /// Peers behind one address that are no offence: a site behind NAT. Addresses of this machine never are.
 const PEERS_PER_IP: f64 = 16.0;
 
-pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Result<Swarm<Behaviour>, Fault> {
+pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Result<Swarm<Boxed<Behaviour>>, Fault> {
     let key = keypair(&config.keypair);
     let local = key.public().to_peer_id();
     let behaviour = behaviour(config, names, &key, metrics)?;
@@ -71,7 +72,7 @@ pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Resu
         .map_err(|e| broken("transport", &e))?
         .with_relay_client(noise::Config::new, yamux_config)
         .map_err(|e| broken("noise", &e))?
-        .with_behaviour(|_, called| behaviour(called))
+        .with_behaviour(|_, called| Boxed(behaviour(called)))
         .map_err(|e| broken("behaviour", &e))?
         .with_swarm_config(|c| c.with_idle_connection_timeout(limits::IDLE_CONNECTION))
         .build();

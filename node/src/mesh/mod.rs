@@ -9,7 +9,7 @@
 //! | `peer` | what is known of a connected peer |
 //! | `neighbours`, `join`, `anchors`, `limiter`, `sites`, `book`, `reachability`, `relays` | what it decides; pure |
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
-//! | `behaviour`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
+//! | `behaviour`, `boxed`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
 //! | `prober`, `dialback`, `called`, `relaying`, `conduit`, `punch` | the library's AutoNAT, relay, punching, bounded |
 //! | `fuzzing` | its decoders, for `tests/fuzz` |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
@@ -19,6 +19,7 @@ mod anchors;
 mod announce;
 mod behaviour;
 mod book;
+mod boxed;
 mod called;
 mod codec;
 mod conduit;
