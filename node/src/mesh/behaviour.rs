@@ -168,6 +168,8 @@ fn kademlia(config: &MeshConfig, names: &Names, local: PeerId) -> kad::Behaviour
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         // The costliest default there is; `actor` refreshes hourly, and ends those that start by themselves.
         .set_periodic_bootstrap_interval(None)
+        // Three ways that share no peer: who lies on one of them does not lead the others astray.
+        .disjoint_query_paths(true)
         .set_query_timeout(limits::OPEN_DEADLINE)
         .set_substreams_timeout(limits::RPC_TIMEOUT)
         .set_max_packet_size(16 * 1024);

@@ -4,6 +4,7 @@
 //! ```text
 //!  query ─▶ the tiers that can hold it ─▶ in each tree one shard, then 2, 4, 8 ─▶ enough, or nothing more to see
 //!               a shard: two of its holders are asked; they may send down, or up; when they differ, others are asked
+//!               nothing at all? ─▶ the same leaves once more, of others of their holders
 //! ```
 use super::places::Places;
 use super::stats::ShardStats;
@@ -67,6 +68,8 @@ struct Search {
     visits: Vec<Visit>,
     /// Leaves that were looked at, and places where there is none.
     covered: BTreeSet<Shard>,
+    /// Leaves with something in them, and which holders were asked, until they are looked at once more.
+    leaves: Vec<(Shard, Vec<PeerId>)>,
     found: BTreeSet<PeerId>,
     start: PeerId,
     report: Report,
@@ -137,6 +140,7 @@ impl Searches {
             gave_up: false,
             visits: Vec::new(),
             covered: BTreeSet::new(),
+            leaves: Vec::new(),
             found: BTreeSet::new(),
             start: PeerId::from_public_key(start),
             report: Report::default(),
@@ -219,7 +223,9 @@ impl Searches {
     /// What this node itself holds of it.
     pub fn answered_here(&mut self, id: u64, shard: &Shard, shelf: &Shelf) {
         let Some(search) = self.running.get_mut(&id) else { return };
-        let Some(visit) = search.visits.iter_mut().find(|visit| visit.shard == *shard && !visit.done) else { return };
+        // Two that have stepped to the same place each wait for an answer of their own.
+        let waits = |visit: &&mut Visit| visit.shard == *shard && visit.asked.contains_key(&LOCAL);
+        let Some(visit) = search.visits.iter_mut().find(waits) else { return };
         visit.asked.remove(&LOCAL);
         search.found.extend(visit.take_in(shelf));
     }
@@ -293,8 +299,12 @@ impl Search {
                     |shard: &Shard| LocalAsk { search: id, shard: shard.clone(), query: query.clone(), start, limit };
                 visit.go_on(ctx, places, stats, ask, here, local);
                 if visit.done {
+                    let adverts = visit.answers.iter().map(|answer| answer.adverts).max().unwrap_or(0);
                     self.report.shards += 1;
-                    self.report.seen += visit.answers.iter().map(|answer| answer.adverts).max().unwrap_or(0);
+                    self.report.seen += adverts;
+                    if adverts > 0 && self.tier < self.tiers.len() {
+                        self.leaves.push((visit.shard.clone(), std::mem::take(&mut visit.turned_to)));
+                    }
                 }
                 if visit.done && visit.shard.alternate == 0 {
                     self.covered.insert(visit.shard.clone());
@@ -313,11 +323,23 @@ impl Search {
                 return false;
             }
             self.visits.clear();
-            if enough || !self.next_round(ctx, places, depths) {
+            if enough || !(self.next_round(ctx, places, depths) || self.look_again(ctx)) {
                 self.report.whole = !enough && self.tier >= self.tiers.len() && !self.gave_up;
                 return true;
             }
         }
+    }
+
+    /// Two holders may both not have heard of an advert that the six others have. Who finds something else does not need
+    /// it; who finds nothing at all asks others, before he believes it.
+    fn look_again(&mut self, ctx: &mut Ctx) -> bool {
+        if !self.found.is_empty() {
+            return false;
+        }
+        let some = self.leaves.len().min(WIDTHS[WIDTHS.len() - 1]);
+        let again = self.leaves.drain(..some);
+        self.visits = again.map(|(leaf, asked)| Visit::again(leaf, asked, ctx.rng)).collect();
+        !self.visits.is_empty()
     }
 
     /// Shards that would be enough if each of them gave as much as those before, as far as may be asked at once.

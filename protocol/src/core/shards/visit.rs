@@ -14,8 +14,6 @@ use std::collections::BTreeMap;
 const ASK: usize = 2;
 /// … and at most, while they differ, or show nothing.
 const ASK_MOST: usize = 8;
-/// Holders that are new and show as much as one another, in place of those that are not.
-const ASK_NEW: usize = 4;
 /// Holders that must not know of a shard before it is not there: those that have just come may not know yet.
 const ABSENT: usize = 3;
 /// Steps up and down to one leaf.
@@ -33,7 +31,7 @@ pub struct Visit {
     /// Steps down into the unknown: each is twice as long as the last.
     downs: u32,
     pub asked: BTreeMap<u64, PeerId>,
-    turned_to: Vec<PeerId>,
+    pub turned_to: Vec<PeerId>,
     /// Helpers that busy holders sent us to: each answers in the place of one of them.
     named: Vec<PeerId>,
     pub answers: Vec<Answer>,
@@ -65,6 +63,11 @@ impl Visit {
             alternates: Vec::new(),
             done: false,
         }
+    }
+
+    /// Not of those that were asked before.
+    pub fn again(shard: Shard, asked: Vec<PeerId>, rng: &mut impl Rng) -> Self {
+        Visit { turned_to: asked, ..Visit::new(shard, rng) }
     }
 
     /// A holder has too much to do, and says who answers in its place.
@@ -145,13 +148,9 @@ impl Visit {
 
     /// How many more holders should be asked: those that were asked differ, or are new themselves, or said nothing.
     fn wanted(&self, stats: &mut ShardStats) -> usize {
-        let (new, heard): (Vec<&Answer>, Vec<&Answer>) =
-            self.heard().partition(|answer| answer.standing == Standing::Warming);
+        let heard: Vec<&Answer> = self.heard().filter(|answer| answer.standing != Standing::Warming).collect();
         if heard.len() < ASK {
-            // While a tree is young everybody is new. Each knows what was put since; several that show alike know the same.
-            let most = self.answers.iter().map(|answer| answer.adverts).max().unwrap_or(0);
-            let alike = new.iter().filter(|answer| answer.adverts * 4 >= most * 3).count();
-            return if alike >= ASK_NEW { 0 } else { ASK - heard.len() };
+            return ASK - heard.len();
         }
         let say = |is: fn(&Standing) -> bool| heard.iter().filter(|answer| is(&answer.standing)).count();
         let said = [

@@ -95,6 +95,37 @@ fn a_search_looks_at_every_leaf_of_a_crooked_tree() {
     }
 }
 
+/// Two steps of one search may meet at a place that this node holds itself; it asks itself twice, and answers twice.
+#[test]
+fn a_holder_that_searches_answers_itself_as_often_as_it_asks() {
+    let want = Resources { memory_mib: crate::units::MemoryMib(64 << 10), ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Any, arch: Some(Arch::X86_64), ..Query::default() };
+    let index = crate::shard::indexes_for(&query)[0][0].clone();
+    for seed in 0..60 {
+        let me = 60 + seed;
+        let mut node = Node::new(me);
+        let others: Vec<Arc<Server>> = (2..6).map(server).collect();
+        node.input(Input::Vicinity { own: Some(server(me)), servers: others.clone() });
+        let servers = [others, vec![server(me)]].concat();
+        // First it learns how deep the tree is, then it is less deep by two.
+        for leaf in [3, 1] {
+            let query = Query { want: Resources { cpus: leaf, ..query.want }, ..query.clone() };
+            let effects = node.input(Input::Search { query, wanted: 1 });
+            answered(&mut node, &servers, effects, |_, asked| {
+                let ShardRequest::Ask { shard, .. } = asked else { panic!("{asked:?}") };
+                let standing = match shard.depth.cmp(&(leaf as u8)) {
+                    _ if shard.index != index => Standing::Absent,
+                    std::cmp::Ordering::Less => Standing::Split { below: 40 },
+                    std::cmp::Ordering::Equal => Standing::Leaf,
+                    std::cmp::Ordering::Greater => Standing::Absent,
+                };
+                ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts: 8, standing })
+            });
+            assert!(!node.core.is_searching(), "with {seed} it waits for nobody");
+        }
+    }
+}
+
 /// Answers whatever a node asks of holders until it asks nothing more; `answer` says what each of them says.
 fn answered(
     node: &mut Node,
@@ -181,6 +212,44 @@ fn two_who_agree_that_there_is_nothing_hide_nothing() {
         });
         assert!(deepest >= 3, "it believed that there is nothing below {deepest}, with {seed}");
     }
+}
+
+#[test]
+fn what_two_holders_have_not_heard_of_is_found_with_the_others() {
+    let servers: Vec<Arc<Server>> = (2..10).map(server).collect();
+    let unaware = [server(2).peer, server(3).peer];
+    let advert = |n: u8, vms: u32| {
+        let mut provider = Node::new(n);
+        provider.input(Input::Offer(Offering::Vms(Box::new(offer(vms)))));
+        let entry = provider.core.board().get(START, key(n).peer_id());
+        entry.expect("its own").advert.clone()
+    };
+    let (wanted, other) = (advert(30, 6), advert(31, 5));
+    let item = |advert: &Sealed<advert::Advert>| PageItem { advert: advert.signed().clone(), life: Millis::secs(200) };
+    let memory_mib = wanted.terms.largest.memory_mib;
+    let want = Resources { memory_mib, ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Any, arch: Some(Arch::X86_64), ..Query::default() };
+    let (mut most, mut fewest) = (0, usize::MAX);
+    for seed in 0..60 {
+        let mut node = Node::new(60 + seed);
+        node.input(Input::Vicinity { own: None, servers: servers.clone() });
+        let mut asks = 0;
+        let effects = node.input(Input::Search { query: query.clone(), wanted: 1 });
+        answered(&mut node, &servers, effects, |to, request| {
+            let ShardRequest::Ask { shard, .. } = request else { panic!("{request:?}") };
+            let is_leaf = shard.depth == 0 && shard.alternate == 0 && shard.takes(&wanted) && shard.takes(&other);
+            asks += usize::from(is_leaf);
+            let (items, sample, adverts, standing) = match is_leaf {
+                true if unaware.contains(&to) => (vec![], Some(item(&other)), 8, Standing::Leaf),
+                true => (vec![item(&wanted)], Some(item(&other)), 9, Standing::Leaf),
+                false => (vec![], None, 0, Standing::Absent),
+            };
+            ShardResponse::Shelf(Shelf { items, sample, next: None, adverts, standing })
+        });
+        assert!(node.core.board().get(node.now, wanted.provider).is_some(), "with {seed}");
+        (most, fewest) = (most.max(asks), fewest.min(asks));
+    }
+    assert!(most >= 4 && fewest == 2, "some ask the two first, most ask no more than two: {fewest} to {most}");
 }
 
 /// Its time was over when somebody of the last round had not answered; the next may go on where it was.
