@@ -61,10 +61,15 @@ impl Actor {
             reachability_why: self.reachability.1.clone(),
             relay,
             peers: self.mesh.peers().await?.len(),
-            board: BoardStatus { adverts: self.core.board().len(), shards: self.core.shards().held() },
+            board: self.board_status(),
             provider: self.provider_status(),
             uptime_s: self.started.elapsed().as_secs(),
         })
+    }
+
+    fn board_status(&self) -> BoardStatus {
+        let (board, shards) = (self.core.board(), self.core.shards());
+        BoardStatus { adverts: board.len(), shards: shards.held(), tree: shards.stats.clone() }
     }
 
     fn provider_status(&self) -> Option<ProviderStatus> {

@@ -1,4 +1,5 @@
 //! What the local API says and takes: one set of types for the server, the CLI and the docs.
+use protocol::core::shards::ShardStats;
 use protocol::history::{Estimate, Scope};
 use protocol::money::Amount;
 use protocol::names::{
@@ -45,6 +46,9 @@ pub struct RelayStatus {
 pub struct BoardStatus {
     pub adverts: usize,
     pub shards: usize,
+    /// What happened on the sharded board since the node started: as a holder, as a provider, as a requestor.
+    #[serde(default)]
+    pub tree: ShardStats,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

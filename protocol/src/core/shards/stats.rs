@@ -1,8 +1,11 @@
 //! What happened on the sharded board, counted since the start.
 use crate::board::BoardRefusal;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ShardStats {
     /// As a holder.
     pub puts: u64,
@@ -21,7 +24,7 @@ pub struct ShardStats {
     /// Adverts that changed more often than a provider's do.
     pub too_often: u64,
     /// By `BoardRefusal::label`: as many as there are labels.
-    pub refused: BTreeMap<&'static str, u64>,
+    pub refused: BTreeMap<Cow<'static, str>, u64>,
     /// As a provider.
     pub put: u64,
     pub acknowledged: u64,
@@ -40,6 +43,6 @@ pub struct ShardStats {
 
 impl ShardStats {
     pub fn refuse(&mut self, refusal: &BoardRefusal) {
-        *self.refused.entry(refusal.label()).or_default() += 1;
+        *self.refused.entry(refusal.label().into()).or_default() += 1;
     }
 }
