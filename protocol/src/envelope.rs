@@ -15,6 +15,10 @@ pub trait Payload: Serialize + DeserializeOwned {
     /// None: it holds in every network.
     fn network(&self) -> Option<&Network>;
     fn signer(&self) -> PeerId;
+    /// What else has to fit once the signature does.
+    fn check(&self) -> Result<(), EnvelopeError> {
+        Ok(())
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +110,7 @@ impl Signed {
         if content.signer() != self.signer {
             return Err(EnvelopeError::WrongSigner);
         }
+        content.check()?;
         Ok(Sealed { signed: self, content })
     }
 }

@@ -27,6 +27,8 @@ pub struct Sample {
 #[derive(Clone, Copy, Debug)]
 pub struct Prospect<'a> {
     pub provider: PeerId,
+    /// The keys that it goes on for.
+    pub formerly: &'a [PeerId],
     pub image: Option<&'a ImageName>,
     pub backend: &'a BackendKind,
     pub isolation: Isolation,
@@ -77,7 +79,7 @@ impl History {
 
     pub fn estimate(&self, next: Prospect) -> Option<Estimate> {
         let image = |sample: &Sample| next.image.is_none_or(|image| sample.image == *image);
-        let here = |sample: &Sample| sample.provider == next.provider;
+        let here = |sample: &Sample| sample.provider == next.provider || next.formerly.contains(&sample.provider);
         let kind = |sample: &Sample| sample.backend == *next.backend && sample.isolation == next.isolation;
         self.summary(Scope::Provider, |sample| here(sample) && image(sample))
             .or_else(|| self.summary(Scope::Provider, here))
@@ -127,7 +129,13 @@ mod tests {
     ) -> Option<(u64, u64, u32, Scope)> {
         let image = image.map(|image| image.parse().unwrap());
         let (backend, image) = ("libvirt".parse().unwrap(), image.as_ref());
-        let estimate = history.estimate(Prospect { provider: peer(provider), image, backend: &backend, isolation })?;
+        let estimate = history.estimate(Prospect {
+            provider: peer(provider),
+            formerly: &[],
+            image,
+            backend: &backend,
+            isolation,
+        })?;
         Some((estimate.median.as_secs(), estimate.ninth_decile.as_secs(), estimate.samples, estimate.scope))
     }
 

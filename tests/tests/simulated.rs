@@ -129,6 +129,37 @@ fn a_stolen_key_is_ended_from_another_machine_and_nobody_rents_under_it_any_more
 }
 
 #[test]
+fn a_provider_goes_on_under_another_key_and_keeps_what_it_is_known_for() {
+    let (p, q, r) = (provider_home(), provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let (addr, peer) = (provider.addr(), provider.peer_id());
+    let _requestor = r.node(&["--network", "test", "--bootstrap", &addr]);
+    r.run(&CREATE).ok();
+    let of = |peer: &str| {
+        let list = r.json(&["provider", "list", "--isolation", "any"]);
+        list.as_array().and_then(|all| all.iter().find(|it| it["peer_id"] == peer).cloned())
+    };
+    assert!(of(&peer).expect("it is on the board")["estimate_ms"].is_number());
+
+    let to = q.path().to_str().unwrap();
+    let handed = p.json(&["identity", "hand-over", to]);
+    let (file, heir) = (handed["file"].as_str().unwrap(), handed["successor"].as_str().unwrap());
+    p.run(&["identity", "hand-over", to]).fails(2, "REQ_001");
+    p.run(&["identity", "hand-over", p.path().to_str().unwrap()]).fails(2, "REQ_001");
+    assert!(of(&peer).is_some(), "nobody knows yet");
+    let second = q.node(&[&PROVIDE[..], &["--bootstrap", &addr]].concat());
+    assert_eq!(second.peer_id(), heir);
+    eventually("both are on the board", PATIENCE, || of(heir));
+    let said = p.json(&["identity", "revoke", "--file", file, "--yes"]);
+    assert_eq!(said["successor"], Value::from(heir));
+    eventually("the old one has gone", PATIENCE, || of(&peer).is_none().then_some(()));
+    let second = r.run(&["vm", "create", "db", "--isolation", "any", "--provider", heir]).ok().stderr();
+    assert!(second.contains(" here the last time"), "its past is that of both: {second}");
+    let named = r.run(&["vm", "create", "third", "--isolation", "any", "--provider", &peer]).fails(4, "AUTH_001");
+    assert!(named.stderr().contains(heir), "{}", named.stderr());
+}
+
+#[test]
 fn commands_without_a_node_share_the_one_that_the_first_starts() {
     let (p, r) = (provider_home(), Home::new());
     let provider = p.node(&PROVIDE);

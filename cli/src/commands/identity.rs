@@ -5,6 +5,7 @@ use crate::output::fields;
 use clap::Subcommand;
 use node::api::client::Client;
 use node::api::types::RevokedView;
+use node::config::Home;
 use protocol::revocation::RevocationDocument;
 use protocol::{Fault, PeerId};
 use serde::Serialize;
@@ -19,6 +20,15 @@ const MEET_PAUSE: Duration = Duration::from_millis(300);
 pub enum IdentityCommand {
     /// Show this node's peer id, and where its key and its revocation lie
     Show,
+    /// Name who goes on for this node's key, in a file to keep; nobody is told until you revoke the key with it
+    HandOver {
+        /// The home of the node that goes on; a key is made there when there is none
+        #[arg(value_name = "HOME")]
+        to: PathBuf,
+        /// The file that is written [default: identity.succession in this home]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// End a key for good: nothing that is offered under it is taken any more, by anybody who hears of it
     Revoke {
         /// The revocation that was made with the key [default: identity.revocation in this home]
@@ -38,6 +48,7 @@ struct IdentityView {
 pub fn run(context: &Context, command: IdentityCommand) -> Outcome {
     match command {
         IdentityCommand::Show => show(context),
+        IdentityCommand::HandOver { to, file } => hand_over(context, to, file),
         IdentityCommand::Revoke { file } => revoke(context, file),
     }
 }
@@ -60,10 +71,37 @@ fn show(context: &Context) -> Outcome {
     context.show(&view, text)
 }
 
+#[derive(Serialize)]
+struct HandedOverView {
+    peer_id: PeerId,
+    successor: Option<PeerId>,
+    file: PathBuf,
+}
+
+fn hand_over(context: &Context, to: PathBuf, file: Option<PathBuf>) -> Outcome {
+    let (home, heir) = (context.home()?, Home::find(Some(to))?);
+    home.create()?;
+    heir.create()?;
+    let file = file.unwrap_or_else(|| home.succession_file());
+    let said = home.hand_over(&heir, &file)?.verify()?;
+    let view = HandedOverView { peer_id: said.revoked, successor: said.successor(), file };
+    let text = || {
+        let (file, heir) = (view.file.display(), view.successor.map(|heir| heir.to_string()).unwrap_or_default());
+        format!(
+            "{file} says that {heir} goes on for {}\nnobody knows yet; to end the old key and tell everybody:\n\n    \
+             golemnode identity revoke --file {file}\n",
+            view.peer_id
+        )
+    };
+    context.show(&view, text)
+}
+
 fn revoke(context: &Context, file: Option<PathBuf>) -> Outcome {
     let document = context.home()?.revocation(file.as_deref())?;
-    let peer = document.verify()?.revoked;
-    let question = format!("revoke the key of {peer}? It offers nothing any more, and this cannot be undone");
+    let said = document.verify()?;
+    let heir = said.successor().map(|heir| format!(" in favour of {heir}")).unwrap_or_default();
+    let question =
+        format!("revoke the key of {}{heir}? It offers nothing any more, and this cannot be undone", said.revoked);
     if !context.confirm_for_good(&question)? {
         return left_alone(context);
     }
@@ -91,5 +129,6 @@ fn text(view: &RevokedView) -> String {
         many => format!("{many} peers are told, and tell the others"),
     };
     let own = if view.own { "\nit is this node's own: this node offers nothing any more" } else { "" };
-    format!("the key of {} is revoked\n{told}{own}\n", view.peer_id)
+    let heir = view.successor.map(|heir| format!(", and {heir} goes on for it")).unwrap_or_default();
+    format!("the key of {} is revoked{heir}\n{told}{own}\n", view.peer_id)
 }

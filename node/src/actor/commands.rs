@@ -247,7 +247,7 @@ impl Actor {
     }
 
     fn standing(&self, rental: &Rental) -> Standing {
-        let estimate = self.core.requestor().estimate_for(rental, self.core.network());
+        let estimate = self.core.requestor().estimate_for(rental, self.core.network(), self.core.revoked());
         Standing { view: self.vm_view(rental), stage: stage_of(rental), estimate: estimate.map(Into::into) }
     }
 
@@ -334,7 +334,8 @@ impl Actor {
         let revocation = document.verify()?;
         self.input(Input::Revoke(Box::new(revocation.signed().clone())));
         let peer_id = revocation.revoked;
-        Ok(RevokedView { peer_id, own: peer_id == self.core.me(), told: self.core.neighbours() })
+        let (own, told) = (peer_id == self.core.me(), self.core.neighbours());
+        Ok(RevokedView { peer_id, successor: revocation.successor(), own, told })
     }
 
     fn lease_document(&self, key: &str) -> Result<protocol::lease::LeaseDocument, Fault> {

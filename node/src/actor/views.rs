@@ -136,12 +136,12 @@ impl Actor {
 
     fn estimate_ms(&self, peer: PeerId, image: Option<&ImageName>) -> Option<u64> {
         let entry = self.core.board().get(clock::now(), peer)?;
-        self.core.requestor().estimate_of(entry, image).map(|estimate| estimate.median.0)
+        self.core.requestor().estimate_of(entry, image, self.core.revoked()).map(|estimate| estimate.median.0)
     }
 
     fn provider_view(&self, entry: &Entry, want: Resources, dearest: Amount) -> ProviderView {
         let (terms, peer) = (&entry.advert.terms, entry.advert.provider);
-        let mut experience = self.core.requestor().experience(peer);
+        let mut experience = self.core.requestor().experience(peer, &self.core.revoked().predecessors(peer));
         experience.latency_ms = self.latencies.get(&peer).copied().or(experience.latency_ms);
         ProviderView {
             peer_id: peer,

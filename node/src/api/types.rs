@@ -199,6 +199,8 @@ impl From<Estimate> for EstimateView {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RevokedView {
     pub peer_id: PeerId,
+    /// Who goes on for it, when it says so.
+    pub successor: Option<PeerId>,
     /// It is this node's own.
     pub own: bool,
     /// Neighbours that are told now; those that connect within ten minutes are told as well.

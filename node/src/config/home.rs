@@ -56,6 +56,10 @@ impl Home {
     pub fn revocation_file(&self) -> PathBuf {
         self.0.join("identity.revocation")
     }
+    /// The same, with who goes on.
+    pub fn succession_file(&self) -> PathBuf {
+        self.0.join("identity.succession")
+    }
     pub fn db(&self) -> PathBuf {
         self.0.join("db")
     }
@@ -124,15 +128,23 @@ impl Home {
         {
             fs::rename(&path, &earlier).map_err(|error| io("keep", &earlier, &error))?;
         }
-        let text = serde_json::to_string_pretty(&RevocationDocument::of(key))
-            .map_err(|error| Fault::internal(format!("a revocation cannot be written: {error}")))?;
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let written = opened.and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.sync_all()
-        });
-        written.map_err(|error| io("write", &path, &error))
+        write_document(&path, &RevocationDocument::of(key), OpenOptions::new().create(true).truncate(true))
+    }
+
+    /// That the key of the home `successor` goes on for this one's, for the day when it is said. A file that is there
+    /// already is left as it is: it may be the only word against a key that is lost.
+    pub fn hand_over(&self, successor: &Home, path: &Path) -> Result<RevocationDocument, Fault> {
+        let (key, heir) = (self.identity()?, successor.identity()?);
+        if key.peer_id() == heir.peer_id() {
+            return Err(Fault::invalid("a key does not succeed itself").hint("name the home of another node"));
+        }
+        if path.exists() {
+            return Err(Fault::invalid(format!("{} is there already", path.display()))
+                .hint("--file names another place for the new one"));
+        }
+        let document = RevocationDocument::in_favour_of(&heir, &key);
+        write_document(path, &document, OpenOptions::new().create_new(true))?;
+        Ok(document)
     }
 
     /// What ends a key: from this file, or from the home's own, or signed now by the home's key.
@@ -149,6 +161,17 @@ impl Home {
                 .hint("--file names the revocation that was made with the key")),
         }
     }
+}
+
+fn write_document(path: &Path, document: &RevocationDocument, how: &mut OpenOptions) -> Result<(), Fault> {
+    let text = serde_json::to_string_pretty(document)
+        .map_err(|error| Fault::internal(format!("a revocation cannot be written: {error}")))?;
+    let written = how.write(true).mode(0o600).open(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    });
+    written.map_err(|error| io("write", path, &error))
 }
 
 fn read_revocation(path: &Path, mut file: File) -> Result<RevocationDocument, Fault> {
@@ -231,6 +254,23 @@ mod tests {
         );
         fs::write(&copy, "x".repeat(9000)).unwrap();
         assert_eq!(home.revocation(None).unwrap_err().code, ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn a_key_is_handed_over_to_another_and_what_was_written_is_not_written_over() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (home, other) = (Home(dir.path().to_owned()), Home(elsewhere.path().to_owned()));
+        let path = home.succession_file();
+        assert_eq!(home.hand_over(&home, &path).unwrap_err().code, ErrorCode::InvalidRequest);
+        assert!(!path.exists());
+        let said = home.hand_over(&other, &path).unwrap().verify().unwrap();
+        let ids = [&home, &other].map(|home| home.identity().unwrap().peer_id());
+        assert_eq!((said.revoked, said.successor()), (ids[0], Some(ids[1])));
+        assert_eq!(other.revocation(Some(&path)).unwrap().verify().unwrap(), said);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::metadata(&path).unwrap().len() < MAX_REVOCATION_FILE / 2);
+        assert!(home.hand_over(&other, &path).is_err());
+        assert_eq!(home.revocation(None).unwrap().verify().unwrap().successor(), None);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use provider::{Offering, Provider};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use requestor::{CreateRequest, Requestor};
-use revoked::Revoked;
+use revoked::{Heir, Revoked};
 use shards::Shards;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -461,13 +461,18 @@ impl NodeCore {
         for peer in self.revoked.take_fresh() {
             let stood = self.board.revoke(now, peer) | self.shards.revoke(now, peer);
             let own = peer == self.me();
-            if stood || own || self.requestor.has_dealt_with(peer) {
+            if stood || own || self.revoked.tells_more(peer) || self.requestor.has_dealt_with(peer) {
                 self.revoked.is_known(peer);
-                let (severity, message) = match own {
+                let (severity, what) = match own {
                     true => (Severity::Critical, "this node's own key has been revoked: it offers nothing any more"),
                     false => (Severity::Warning, "a provider's key has been revoked: nothing of it is taken any more"),
                 };
-                ctx!(self, now).event(EventKind::Security, severity, message.to_owned(), Some(peer.to_string()));
+                let message = match self.revoked.heir_of(peer) {
+                    Heir::Nobody => what.to_owned(),
+                    Heir::One(heir) => format!("{what}; {heir} goes on for it"),
+                    Heir::Disputed => format!("{what}; two successors are named, and neither is believed"),
+                };
+                ctx!(self, now).event(EventKind::Security, severity, message, Some(peer.to_string()));
             }
             if own {
                 self.postings.revoked();

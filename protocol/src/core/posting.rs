@@ -448,7 +448,8 @@ fn advertise(ctx: &Ctx, board: &mut Board, signed: &Signed, life: Millis) -> Res
 
 /// The list of revoked keys takes it; what stands on boards is taken down afterwards.
 fn revoke(ctx: &mut Ctx, board: &Board, signed: &Signed, ours: bool) -> Result<PeerId, BoardRefusal> {
-    if ctx.revoked.contains(signed.signer) {
+    // Most that comes is known: no second signature check for that.
+    if !ctx.revoked.is_news(signed.signer, Revocation::claimed_successor(signed)) {
         return Err(BoardRefusal::Revoked);
     }
     let revocation = signed.clone().open::<Revocation>(ctx.network)?;

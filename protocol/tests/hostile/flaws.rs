@@ -49,11 +49,13 @@ pub enum Flaw {
     MalformedBody,
     RevocationSubstituted,
     RevocationMalformed,
+    SuccessorUnwilling,
+    SuccessorForged,
     // Cross-shard: an advert on a board that is not its own. Here, and in `Forge::make`, when there are several boards.
 }
 use Flaw::*;
 
-pub const FLAWS: [Flaw; 32] = [
+pub const FLAWS: [Flaw; 34] = [
     Cut,
     Garbage,
     Oversized,
@@ -86,6 +88,8 @@ pub const FLAWS: [Flaw; 32] = [
     MalformedBody,
     RevocationSubstituted,
     RevocationMalformed,
+    SuccessorUnwilling,
+    SuccessorForged,
 ];
 
 impl Flaw {
@@ -101,8 +105,8 @@ impl Flaw {
             ShortSignature | ForgedBody | ForgedSignature | Malleated | WeakKey | ClaimedSigner | Relabelled => {
                 "forged"
             }
-            RevocationForged | RevocationClaimed | RevocationRelabelled => "forged",
-            RevocationSubstituted => "key_substituted",
+            RevocationForged | RevocationClaimed | RevocationRelabelled | SuccessorForged => "forged",
+            RevocationSubstituted | SuccessorUnwilling => "key_substituted",
             RevocationMalformed => "malformed",
             OfRevoked | RevokedAgain => "revoked",
             WrongDomain => "wrong_domain",
@@ -138,6 +142,8 @@ impl Flaw {
                 | RevocationRelabelled
                 | RevocationSubstituted
                 | RevocationMalformed
+                | SuccessorUnwilling
+                | SuccessorForged
         );
         way != Way::Page || !revokes && !matches!(self, Cut | Garbage | OversizedMessage | WithdrawnAgain)
     }
@@ -248,7 +254,7 @@ impl Forge {
             }
             RevocationClaimed => {
                 let own = Revocation::of(stranger).signed().clone();
-                let body = codec::encode(&Revocation { revoked: there.signer });
+                let body = codec::encode(&Revocation { revoked: there.signer, accession: None });
                 revoke(Signed { signer: there.signer, body, ..own })
             }
             // What a provider signs day by day must not end it.
@@ -257,17 +263,31 @@ impl Forge {
                 revoke(Signed { domain: Revocation::DOMAIN.into(), ..daily })
             }
             RevocationSubstituted => {
-                let body = codec::encode(&Revocation { revoked: there.signer });
+                let body = codec::encode(&Revocation { revoked: there.signer, accession: None });
                 revoke(signed_with(stranger, Revocation::DOMAIN, body))
             }
             RevocationMalformed => {
-                let mut body = codec::encode(&Revocation { revoked: stranger.peer_id() });
+                let mut body = codec::encode(&Revocation { revoked: stranger.peer_id(), accession: None });
                 match rng.next_u32() % 3 {
                     0 => body.push(0),
                     1 => body.truncate(rng.next_u32() as usize % body.len()),
                     // With more beside it, it would be another one each time.
                     _ => body = codec::encode(&BTreeMap::from([("revoked", stranger.peer_id()), ("x", there.signer)])),
                 }
+                revoke(signed_with(stranger, Revocation::DOMAIN, body))
+            }
+            // Agreed to go on for somebody, and not for this one.
+            SuccessorUnwilling => {
+                let accession = Revocation::in_favour_of(&self.fresh, &self.honest[seq as usize % self.honest.len()])
+                    .accession
+                    .clone();
+                let body = codec::encode(&Revocation { revoked: stranger.peer_id(), accession });
+                revoke(signed_with(stranger, Revocation::DOMAIN, body))
+            }
+            SuccessorForged => {
+                let mut accession = Revocation::in_favour_of(&self.fresh, stranger).accession.clone();
+                accession.iter_mut().for_each(|signed| flip(&mut signed.signature, rng));
+                let body = codec::encode(&Revocation { revoked: stranger.peer_id(), accession });
                 revoke(signed_with(stranger, Revocation::DOMAIN, body))
             }
             ForgedBody => {

@@ -12,8 +12,14 @@ use victim::{Victim, Way};
 const SEED: u64 = 0x601e_3a0d_2023_1114;
 
 /// How often each flaw came each way.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Tally([[u64; Way::ALL.len()]; FLAWS.len()]);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally([[0; Way::ALL.len()]; FLAWS.len()])
+    }
+}
 
 impl Tally {
     fn add(&mut self, other: &Tally) {

@@ -12,6 +12,7 @@ use protocol::message::{
 };
 use protocol::names::{CreateId, Digest, Egress, Isolation, IsolationWanted, LeaseId, QuoteId};
 use protocol::refusal::Refusal;
+use protocol::revocation::Revocation;
 use protocol::spec::VmSpec;
 use protocol::tunnel::{TunnelOpen, TunnelReply};
 use protocol::units::{Millis, Resources, Timestamp};
@@ -135,6 +136,7 @@ pub fn postings() -> Vec<Posting> {
         Posting::Advert(Sealed::seal(plain, &by).signed().clone()),
         Posting::Withdrawal(Sealed::seal(withdrawal, &by).signed().clone()),
         Posting::Revocation(Revocation::of(&by).signed().clone()),
+        Posting::Revocation(Revocation::in_favour_of(&key(4), &by).signed().clone()),
         Posting::Advert(unsigned),
         Posting::Advert(deal().quote.signed().clone()),
     ]
@@ -230,13 +232,17 @@ fn envelopes() -> Seeds {
         grant.signed().body.clone(),
         confirm.signed().body.clone(),
         active.signed().body.clone(),
+        Revocation::of(&key(1)).signed().body.clone(),
     ];
     // Signed here by the key that the message names: the provider's, or the requestor's.
-    let by = [1, 1, 1, 2, 1, 2, 1];
+    let by = [1, 1, 1, 2, 1, 2, 1, 1];
     let mut all: Seeds = (0..KINDS)
         .map(|kind| Record::default().u8(kind).u8(by[usize::from(kind)] << 1).bytes(&bodies[usize::from(kind)]).0)
         .collect();
-    for (kind, signed) in [(2, quote.signed()), (3, accept.signed()), (6, active.signed())] {
+    let handed_over = Revocation::in_favour_of(&key(2), &key(1));
+    all.push(Record::default().u8(7).u8(1 << 1).bytes(&handed_over.signed().body).0);
+    let signed = [(2, quote.signed()), (3, accept.signed()), (6, active.signed()), (7, handed_over.signed())];
+    for (kind, signed) in signed {
         all.push(Record::default().u8(kind).u8(1).bytes(&encode(signed)).0);
     }
     all

@@ -55,7 +55,8 @@ pub struct Offer {
     pub policy: Policy,
 }
 
-/// Whom this provider serves. An empty list of the allowed allows everybody who is not denied.
+/// Whom this provider serves. An empty list of the allowed allows everybody who is not denied. Who goes on for another
+/// key is treated as that one was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     pub allow: BTreeSet<PeerId>,
@@ -63,8 +64,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn serves(&self, peer: PeerId) -> bool {
-        !self.deny.contains(&peer) && (self.allow.is_empty() || self.allow.contains(&peer))
+    fn serves(&self, peer: PeerId, predecessors: &[PeerId]) -> bool {
+        let is_in = |list: &BTreeSet<PeerId>| list.contains(&peer) || predecessors.iter().any(|old| list.contains(old));
+        !is_in(&self.deny) && (self.allow.is_empty() || is_in(&self.allow))
     }
 }
 

@@ -17,7 +17,7 @@ impl Provider {
             return Err(Refusal::NotProviding);
         }
         let Offering::Vms(offer) = &self.offering else { return Err(Refusal::NotProviding) };
-        if !offer.policy.serves(from) {
+        if !offer.policy.serves(from, &ctx.revoked.predecessors(from)) {
             return Err(Refusal::Denied);
         }
         let QuoteReq { create_id, spec } = request;

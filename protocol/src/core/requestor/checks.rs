@@ -2,6 +2,7 @@
 use super::{Rental, Work, within};
 use crate::advert::MAX_SKEW;
 use crate::board::Board;
+use crate::core::revoked::Heir;
 use crate::core::{Ctx, RpcFailure};
 use crate::envelope::{Sealed, Signed};
 use crate::error::{ErrorCode, Fault};
@@ -47,8 +48,11 @@ pub(super) fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> 
             .hint("rent from another home on this machine: 'golemnode --home DIR vm create …'");
     }
     if let Some(wanted) = rental.provider.filter(|wanted| ctx.revoked.contains(*wanted)) {
-        return Fault::new(ErrorCode::BadToken, format!("the key of provider {} has been revoked", wanted.short()))
-            .hint("ask its owner for the new one; 'golemnode provider list' shows others");
+        let fault = Fault::new(ErrorCode::BadToken, format!("the key of provider {} has been revoked", wanted.short()));
+        return match ctx.revoked.heir_of(wanted) {
+            Heir::One(heir) => fault.hint(format!("{heir} goes on for it: '--provider {heir}'")),
+            _ => fault.hint("ask its owner for the new one; 'golemnode provider list' shows others"),
+        };
     }
     if let Some(wanted) = rental.provider.filter(|wanted| board.get(now, *wanted).is_none()) {
         return Fault::new(ErrorCode::Unavailable, format!("provider {} is not on the board", wanted.short()))

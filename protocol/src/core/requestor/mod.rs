@@ -283,8 +283,15 @@ impl Requestor {
         let rented = dealing.filter_map(|rental| rental.deal.as_ref().map(|deal| deal.provider));
         rented.chain(self.releases.values().map(|release| release.provider))
     }
-    pub fn experience(&self, peer: PeerId) -> Experience {
-        self.experience.get(&peer).map(|(_, experience)| *experience).unwrap_or_default()
+    /// With that of the keys that it goes on for.
+    pub fn experience(&self, peer: PeerId, predecessors: &[PeerId]) -> Experience {
+        let of = |peer: &PeerId| self.experience.get(peer).map(|(_, experience)| *experience);
+        let past = predecessors.iter().filter_map(of);
+        past.fold(of(&peer).unwrap_or_default(), |all, past| Experience {
+            succeeded: all.succeeded.saturating_add(past.succeeded),
+            failed: all.failed.saturating_add(past.failed),
+            ..all
+        })
     }
     /// Whether a release still has to get through.
     pub fn has_unfinished(&self) -> bool {

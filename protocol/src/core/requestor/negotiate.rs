@@ -152,7 +152,8 @@ impl Requestor {
             .into_iter()
             .map(|entry| {
                 let (terms, peer) = (&entry.advert.terms, entry.advert.provider);
-                let score = ranking::score(terms, rental.query.want, dearest, self.experience(peer));
+                let experience = self.experience(peer, &ctx.revoked.predecessors(peer));
+                let score = ranking::score(terms, rental.query.want, dearest, experience);
                 (score, (peer, entry.advert.addrs.clone()))
             })
             .collect();

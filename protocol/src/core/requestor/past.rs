@@ -2,6 +2,7 @@
 use super::{Phase, Rental, Requestor, unreadable};
 use crate::board::Entry;
 use crate::codec::{self, MAX_STORED};
+use crate::core::revoked::Revoked;
 use crate::core::{StoreOp, Table};
 use crate::error::Fault;
 use crate::history::{Estimate, History, Prospect, Sample};
@@ -36,19 +37,23 @@ impl Requestor {
     }
 
     /// How long a VM of this offer will probably take; none without any past.
-    pub fn estimate_of(&self, entry: &Entry, image: Option<&ImageName>) -> Option<Estimate> {
+    pub fn estimate_of(&self, entry: &Entry, image: Option<&ImageName>, revoked: &Revoked) -> Option<Estimate> {
         let (terms, provider) = (&entry.advert.terms, entry.advert.provider);
-        self.history.estimate(Prospect { provider, image, backend: &terms.backend, isolation: terms.isolation })
+        let formerly = &revoked.predecessors(provider);
+        let (backend, isolation) = (&terms.backend, terms.isolation);
+        self.history.estimate(Prospect { provider, formerly, image, backend, isolation })
     }
 
     /// The same, of a VM that is being made, once its provider is chosen.
-    pub fn estimate_for(&self, rental: &Rental, network: &Network) -> Option<Estimate> {
+    pub fn estimate_for(&self, rental: &Rental, network: &Network, revoked: &Revoked) -> Option<Estimate> {
         if rental.ran || !matches!(rental.phase, Phase::Accepting | Phase::Confirming | Phase::Leased) {
             return None;
         }
         let terms = rental.terms(network)?;
         let (provider, image) = (terms.provider, Some(&terms.spec.image));
-        self.history.estimate(Prospect { provider, image, backend: &terms.backend, isolation: terms.isolation })
+        let formerly = &revoked.predecessors(provider);
+        let (backend, isolation) = (&terms.backend, terms.isolation);
+        self.history.estimate(Prospect { provider, formerly, image, backend, isolation })
     }
 }
 

@@ -166,8 +166,8 @@ fn what_a_create_took_is_known_at_the_next_and_after_a_restart() {
         let quote = requestor.rentals().next().unwrap();
         let entry = node.core.board().get(node.now, key(1).peer_id());
         (
-            entry.map(|entry| requestor.estimate_of(entry, Some(&image))),
-            requestor.estimate_for(quote, &node.core.network),
+            entry.map(|entry| requestor.estimate_of(entry, Some(&image), node.core.revoked())),
+            requestor.estimate_for(quote, &node.core.network, node.core.revoked()),
         )
     };
     let booting = |lease_id| status(lease_id, 2, VmPhase::Booting);
@@ -183,7 +183,8 @@ fn what_a_create_took_is_known_at_the_next_and_after_a_restart() {
     node.restart();
     let requestor = node.core.requestor();
     let (provider, backend) = (key(2).peer_id(), "memory".parse().unwrap());
-    let next = Prospect { provider, image: Some(&image), backend: &backend, isolation: Isolation::Emulated };
+    let next =
+        Prospect { provider, formerly: &[], image: Some(&image), backend: &backend, isolation: Isolation::Emulated };
     let elsewhere = requestor.history().estimate(next).expect("a past, on disk");
     assert_eq!((elsewhere.median, elsewhere.scope), (Millis(7_500), Scope::Kind));
 }
@@ -213,7 +214,7 @@ fn a_provider_that_failed_makes_nobody_else_look_slow() {
     let rental = node.core.requestor().rentals().next().unwrap();
     assert_eq!(rental.marks.running - rental.created, Millis::secs(21));
     let backend = "memory".parse().unwrap();
-    let next = Prospect { provider: to, image: None, backend: &backend, isolation: Isolation::Emulated };
+    let next = Prospect { provider: to, formerly: &[], image: None, backend: &backend, isolation: Isolation::Emulated };
     assert_eq!(node.core.requestor().history().estimate(next).unwrap().median, Millis(0));
 }
 

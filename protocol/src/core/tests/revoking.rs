@@ -223,3 +223,55 @@ fn a_holder_of_its_shard_takes_it_down_and_takes_no_other() {
     let Response::Refused(refusal) = node.ask(1, put(revocation(1))) else { panic!("it has no place there") };
     assert_eq!(refusal.code(), ErrorCode::InvalidRequest);
 }
+
+fn handed_over(from: u8, to: u8) -> Posting {
+    Posting::Revocation(Revocation::in_favour_of(&key(to), &key(from)).signed().clone())
+}
+
+#[test]
+fn who_goes_on_is_served_and_denied_as_the_key_before_it() {
+    let quote = |node: &mut Node, n: u8| {
+        let request = crate::message::QuoteReq { create_id: CreateId([n; 16]), spec: spec() };
+        match node.ask(n, Request::Quote(request)) {
+            Response::Quote(_) => None,
+            Response::Refused(refusal) => Some(refusal.code()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut node = Node::new(1);
+    let policy = |allow: &[u8], deny: &[u8]| {
+        let peers = |list: &[u8]| list.iter().map(|n| key(*n).peer_id()).collect();
+        let policy = crate::core::provider::Policy { allow: peers(allow), deny: peers(deny) };
+        Input::Offer(Offering::Vms(Box::new(crate::core::provider::Offer { policy, ..offer(9) })))
+    };
+    node.input(policy(&[20], &[]));
+    assert_eq!((quote(&mut node, 20), quote(&mut node, 21)), (None, Some(ErrorCode::Denied)));
+    assert_eq!(gossip(&mut node, 5, &handed_over(20, 21)).0, Verdict::Accept);
+    assert_eq!((quote(&mut node, 21), quote(&mut node, 22)), (None, Some(ErrorCode::Denied)));
+    node.input(policy(&[], &[20]));
+    assert_eq!((quote(&mut node, 21), quote(&mut node, 22)), (Some(ErrorCode::Denied), None), "nobody washes it off");
+    // The thief names one as well: neither is believed any more, and the key itself stays revoked.
+    node.input(policy(&[20], &[]));
+    assert_eq!(gossip(&mut node, 5, &handed_over(20, 22)).0, Verdict::Accept, "others have to hear of it");
+    assert_eq!((quote(&mut node, 21), quote(&mut node, 22)), (Some(ErrorCode::Denied), Some(ErrorCode::Denied)));
+    assert_eq!(gossip(&mut node, 5, &handed_over(20, 21)).0, Verdict::Ignore, "it goes on no more");
+}
+
+#[test]
+fn whoever_names_a_provider_that_was_succeeded_is_told_the_successor() {
+    let mut node = Node::new(100);
+    node.ask(1, Request::Post(advert_of(1, Millis(0))));
+    let (_, effects) = gossip(&mut node, 5, &handed_over(1, 2));
+    let heir = key(2).peer_id().to_string();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Event(event) if event.message.contains(&heir))));
+    assert_eq!(refused(&mut node, 2, advert_of(2, Millis(0))), None, "the successor's own advert is taken");
+    assert_eq!(refused(&mut node, 1, advert_of(1, Millis(1))), Some(ErrorCode::BadToken));
+    let named = CreateRequest { provider: Some(key(1).peer_id()), ..super::renting::create(1, "web") };
+    node.input(Input::Create { ticket: 1, request: Box::new(named) });
+    node.wait(Millis::secs(6));
+    let fault = node.core.requestor().rentals().next().unwrap().fault.clone().expect("it failed");
+    assert!(fault.hint.as_ref().is_some_and(|hint| hint.contains(&heir)), "{fault:?}");
+    let (_, effects) = gossip(&mut node, 5, &handed_over(1, 3));
+    let disputed = |event: &Event| event.message.contains("neither is believed");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Event(event) if disputed(event))));
+}
