@@ -14,6 +14,7 @@ use crate::error::ErrorCode;
 use crate::identity::PeerId;
 use crate::names::Network;
 use crate::revocation::Revocation;
+use crate::shard::Index;
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,9 @@ pub struct Page {
     /// Keys that were revoked lately, with the first page.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<Signed>,
+    /// How deep whoever answers has found trees of the sharded board, with the first page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depths: Vec<(Index, u8)>,
 }
 
 #[derive(Clone, Debug)]

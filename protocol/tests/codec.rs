@@ -110,7 +110,7 @@ fn response() -> impl Strategy<Value = Response> {
     prop_oneof![
         (prop::collection::vec(item, 0..8), prop::option::of(any::<[u8; 32]>()), prop::collection::vec(signed(), 0..3))
             .prop_map(|(items, next, revoked)| {
-                Response::Board(Page { items, next: next.map(PeerId::from_public_key), total: None, revoked })
+                Response::Board(Page { items, next: next.map(PeerId::from_public_key), revoked, ..Page::default() })
             }),
         Just(Response::Posted),
         Just(Response::Declined),

@@ -506,8 +506,9 @@ impl NodeCore {
                 // In a large mesh the board here is only what was found lately.
                 let own = own || self.shards.is_sharded(now);
                 let total = self.shards.total(now);
-                let page =
-                    Page { total, revoked, ..self.postings.page(ctx, &self.board, after, usize::from(limit), own) };
+                let depths = if tells { self.shards.depths_to_tell(now) } else { Vec::new() };
+                let page = self.postings.page(ctx, &self.board, after, usize::from(limit), own);
+                let page = Page { total, revoked, depths, ..page };
                 ctx.reply(token, Response::Board(page));
             }
             Request::Shard(request) => self.shards.request(ctx, token, from, block, request),
@@ -531,6 +532,9 @@ impl NodeCore {
         });
         let taken = self.shards.response(ctx, &mut self.board, rpc, &result)
             || self.postings.response(ctx, &mut self.board, rpc, &result);
+        if let Some((from, depths)) = self.postings.take_depths() {
+            self.shards.depths_told(now, from, &depths);
+        }
         if !taken {
             self.requestor.response(ctx, &self.board, rpc, result);
         }

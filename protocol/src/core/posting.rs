@@ -1,6 +1,7 @@
 //! The board's traffic: judging what gossip brings, reading the boards of neighbours on joining, posting our own
 //! advert. Once the mesh is too large for that, what is posted goes to the holders of its shards instead (`shards`).
 use super::revoked::MAX_TOLD;
+use super::shards::MAX_DEPTHS_TOLD;
 use super::{Ctx, Effect, EventKind, RpcFailure, Severity, Verdict};
 use crate::advert::{ADVERT_TTL, Advert, MAX_ADDRS, MAX_SKEW, Terms, Withdrawal};
 use crate::board::{Board, BoardRefusal, PAGE, Page, Posting};
@@ -11,6 +12,7 @@ use crate::message::{Request, Response};
 use crate::names::PeerAddr;
 use crate::refusal::Refusal;
 use crate::revocation::Revocation;
+use crate::shard::Index;
 use crate::units::{Millis, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub struct Postings {
     synced: bool,
     /// The most adverts that a neighbour has said are in the mesh: whoever says too many makes us search, no more.
     told_total: Option<u32>,
+    /// What a neighbour has just said of the depths of trees.
+    told_depths: Option<(PeerId, Vec<(Index, u8)>)>,
     /// When the last read of a whole board ended.
     last_read: Option<Timestamp>,
     last_seq: u64,
@@ -94,6 +98,7 @@ impl Postings {
             whole_at: now,
             synced: false,
             told_total: None,
+            told_depths: None,
             last_read: None,
             last_seq: 0,
             addrs: Vec::new(),
@@ -135,6 +140,9 @@ impl Postings {
         self.neighbours.len()
     }
 
+    pub fn take_depths(&mut self) -> Option<(PeerId, Vec<(Index, u8)>)> {
+        self.told_depths.take()
+    }
     pub fn told_total(&self) -> Option<u32> {
         self.told_total
     }
@@ -216,6 +224,9 @@ impl Postings {
             return true;
         };
         self.told_total = page.total.max(self.told_total);
+        if !read.own && read.after.is_none() {
+            self.told_depths = Some((read.peer, page.depths.iter().take(MAX_DEPTHS_TOLD).cloned().collect()));
+        }
         for item in page.items.iter().take(PAGE) {
             let own = self.own_seq(ctx.me(), &item.advert);
             match advertise(ctx, board, &item.advert, item.life.min(ADVERT_TTL)) {

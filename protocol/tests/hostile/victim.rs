@@ -266,7 +266,7 @@ impl Victim {
         // There is always more, so that it goes on asking.
         let mut next = [0; 32];
         next[..8].copy_from_slice(&self.number.to_be_bytes());
-        let page = Page { items, next: Some(PeerId::from_public_key(next)), total: None, revoked: Vec::new() };
+        let page = Page { items, next: Some(PeerId::from_public_key(next)), ..Page::default() };
         let body = Frame::encode(NOW, Response::Board(page));
         self.core.handle(NOW, Input::Response { rpc, result: Ok(body) });
         self.next_page()

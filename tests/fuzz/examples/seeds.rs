@@ -187,6 +187,7 @@ fn responses() -> Vec<Response> {
         next: Some(key(3).peer_id()),
         total: Some(70),
         revoked: vec![Revocation::of(&key(5)).signed().clone()],
+        depths: shards::depths(),
     };
     let loud = Fault::new(ErrorCode::CreateFailed, "\u{1b}[2J it died").details("line\nline").hint("\u{202e}");
     let mut all = vec![

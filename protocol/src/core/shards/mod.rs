@@ -6,8 +6,10 @@
 //! | `holding`, `held`, `block`, `outbox` | as a holder: takes, answers, passes on, splits, merges, counts |
 //! | `relief` | as a busy holder, and as who helps one |
 //! | `poster` | as a provider: puts its own advert to two holders in each index |
-//! | `search` | as a requestor: asks two holders of as many shards as it needs |
+//! | `search`, `visit` | as a requestor: asks two holders of as many shards as it needs |
+//! | `depths`, `size` | where a search and an advert begin; whether gossip is enough, as others say |
 mod block;
+mod depths;
 mod held;
 mod holding;
 mod outbox;
@@ -15,10 +17,12 @@ mod places;
 mod poster;
 mod relief;
 mod search;
+mod size;
 mod stats;
 mod vicinity;
 mod visit;
 
+pub use depths::MAX_TOLD as MAX_DEPTHS_TOLD;
 pub use held::MAX_SHARD_ADVERTS;
 pub use holding::MAX_HELD;
 pub use relief::{BUSY, MAX_COPIES};
@@ -33,15 +37,17 @@ use crate::identity::PeerId;
 use crate::message::{Request, Response};
 use crate::refusal::Refusal;
 use crate::shard::{
-    Block, Child, HOLDERS, LEAF, MERGE, Position, Server, Shard, ShardRequest, ShardResponse, Standing,
+    Block, Child, HOLDERS, Index, LEAF, MERGE, Position, Server, Shard, ShardRequest, ShardResponse, Standing,
 };
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
+use depths::Depths;
 use holding::{Holding, Sent};
 use places::{Found, Places};
 use poster::{Outcome, Poster};
 use relief::{Relief, Relieved};
 use search::Searches;
+use size::Size;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use vicinity::Vicinity;
@@ -58,8 +64,6 @@ const MAX_PAGES: u32 = 32;
 const UNANSWERED: Millis = Millis::secs(15);
 /// Holders that must say the same before gossip ends or begins again; and those of a parent that are told.
 const AGREE: usize = 2;
-/// What acknowledgements said of the mesh's size, the last of so many.
-const TOTALS: usize = 4;
 
 /// A request to another holder, and what its answer is for.
 enum Errand {
@@ -76,15 +80,13 @@ pub struct Shards {
     relief: Relief,
     poster: Poster,
     searches: Searches,
+    depths: Depths,
     errands: BTreeMap<u64, (Timestamp, Errand)>,
     uncounted: Vec<Child>,
     sweep_at: Option<Timestamp>,
     count_at: Option<Timestamp>,
-    totals: Vec<(PeerId, Option<u32>, Timestamp)>,
-    /// Whether the mesh is small enough for gossip; unknown until holders have answered.
-    small: Option<bool>,
+    size: Size,
     routed: bool,
-    neighbours_say: Option<u32>,
     taken_off: u64,
     pub stats: ShardStats,
 }
@@ -99,14 +101,13 @@ impl Shards {
             relief: Relief::default(),
             poster: Poster::default(),
             searches: Searches::default(),
+            depths: Depths::default(),
             errands: BTreeMap::new(),
             uncounted: Vec::new(),
             sweep_at: None,
             count_at: None,
-            totals: Vec::new(),
-            small: None,
+            size: Size::default(),
             routed: false,
-            neighbours_say: None,
             taken_off: 0,
             stats: ShardStats::default(),
         }
@@ -115,7 +116,7 @@ impl Shards {
     /// While the mesh is small one gossiped board holds everything; the tree has it too, but nobody needs it. Who does
     /// not know yet gossips: in a large mesh that goes no further than its neighbours, who know.
     pub fn gossips(&self) -> bool {
-        !self.routed || self.small != Some(false)
+        !self.routed || self.size.small != Some(false)
     }
     pub fn leaf(&self) -> usize {
         self.holding.leaf
@@ -130,13 +131,12 @@ impl Shards {
     pub fn acknowledged(&self) -> usize {
         self.poster.acknowledged()
     }
-    pub fn depths(&self) -> impl Iterator<Item = (&crate::shard::Index, u8)> {
+    pub fn depths(&self) -> impl Iterator<Item = (&Index, u8)> {
         self.poster.depths()
     }
     /// Adverts in the whole mesh, as far as is known here.
     pub fn total(&self, now: Timestamp) -> Option<u32> {
-        let own = self.holding.total(now);
-        own.or_else(|| self.totals.iter().filter(|(_, _, at)| now - *at < ADVERT_TTL).filter_map(|said| said.1).min())
+        self.holding.total(now).or_else(|| self.size.total(now))
     }
     /// The shards held here with their adverts, for whoever looks inside.
     pub fn shelves(&self) -> impl Iterator<Item = (&Shard, &Board)> {
@@ -374,7 +374,7 @@ impl Shards {
 
     /// A new advert of this node's.
     pub fn post(&mut self, ctx: &mut Ctx, advert: Arc<Sealed<Advert>>) {
-        let outcome = self.poster.post(ctx, &mut self.places, advert, self.routed);
+        let outcome = self.poster.post(ctx, &mut self.places, &self.depths, advert, self.routed);
         self.noted(ctx, ctx.me(), outcome);
     }
     pub fn withdraw(&mut self, ctx: &mut Ctx, posting: &Posting) {
@@ -393,7 +393,7 @@ impl Shards {
             self.stats.put_failed += outcome.failed;
             self.stats.put_missing += outcome.missing;
             if let Some(total) = outcome.total {
-                self.heard_total(ctx.now, from, total);
+                self.size.heard(ctx.now, from, total, self.holding.leaf, self.holding.merge);
             }
             for (shard, posting, also) in outcome.local {
                 let (vicinity, stats, me) = (&self.vicinity, &mut self.stats, ctx.me());
@@ -410,34 +410,24 @@ impl Shards {
         }
     }
 
-    /// What a holder that took our advert says of the mesh's size; one that cannot tell is young, and so is the mesh.
-    fn heard_total(&mut self, now: Timestamp, from: PeerId, total: Option<u32>) {
-        self.totals.retain(|(peer, _, at)| *peer != from && now - *at < ADVERT_TTL);
-        if self.totals.len() >= TOTALS {
-            self.totals.remove(0);
-        }
-        self.totals.push((from, total, now));
-        let (leaf, merge) = (self.holding.leaf, self.holding.merge);
-        let over =
-            |bound: usize| move |said: &&(PeerId, Option<u32>, Timestamp)| said.1.is_some_and(|n| n as usize > bound);
-        let many = self.totals.iter().filter(over(leaf)).count();
-        let few = self.totals.len() - self.totals.iter().filter(over(merge)).count();
-        match self.small {
-            None => self.small = Some(many == 0),
-            Some(true) if many >= AGREE && few == 0 => self.small = Some(false),
-            Some(false) if few >= AGREE && many == 0 => self.small = Some(true),
-            Some(_) => {}
-        }
-    }
-
-    /// What the neighbours said of the mesh's size; believed by who looks for something, not by who offers.
+    /// What the neighbours said of the mesh's size.
     pub fn neighbours_say(&mut self, total: Option<u32>) {
-        self.neighbours_say = total;
+        self.size.neighbours_say = total;
+    }
+    /// What a neighbour is told of the trees' depths: as this node has found them, not as it was told itself.
+    pub fn depths_to_tell(&self, now: Timestamp) -> Vec<(Index, u8)> {
+        let own: BTreeMap<Index, u8> = self.poster.depths_seen().collect();
+        let looked = self.depths.fresh(now).filter(|(index, _)| !own.contains_key(index));
+        own.clone().into_iter().chain(looked).take(MAX_DEPTHS_TOLD).collect()
+    }
+    pub fn depths_told(&mut self, now: Timestamp, from: PeerId, depths: &[(Index, u8)]) {
+        self.depths.told(from, depths);
+        self.poster.begin(now, &self.depths);
     }
     fn is_large(&self, now: Timestamp) -> Option<bool> {
-        let total = || self.total(now).or(self.neighbours_say);
+        let total = || self.total(now).or(self.size.neighbours_say);
         let large = || total().map(|total| total as usize > self.holding.leaf);
-        if self.small == Some(false) { Some(true) } else { large() }
+        if self.size.small == Some(false) { Some(true) } else { large() }
     }
     /// The mesh has more than one board holds.
     pub fn is_sharded(&self, now: Timestamp) -> bool {
@@ -445,7 +435,7 @@ impl Shards {
     }
     /// Whether the board here may lack what the mesh has; also of a mesh whose size nobody around here knows.
     pub fn may_lack(&self, now: Timestamp) -> bool {
-        self.routed && self.is_large(now).unwrap_or(self.small.is_none())
+        self.routed && self.is_large(now).unwrap_or(self.size.small.is_none())
     }
     /// True while there is something to wait for. What was found before `since` is not enough.
     pub fn search(&mut self, ctx: &mut Ctx, query: &Query, wanted: usize, since: Timestamp) -> bool {
@@ -491,17 +481,14 @@ impl Shards {
             self.count_at = Some(ctx.now + ctx.jitter(COUNT_EVERY));
         }
         self.report(ctx);
-        if self.small == Some(false) && self.totals.iter().all(|(_, _, at)| ctx.now - *at >= ADVERT_TTL) {
-            // No holder has answered for a life: the tree is not there any more.
-            self.small = Some(true);
-        }
+        self.size.sweep(ctx.now);
         self.stats.lookups = self.places.lookups;
     }
 
     fn search_on(&mut self, ctx: &mut Ctx, board: &mut Board) {
         loop {
             let mut local = Vec::new();
-            self.searches.advance(ctx, &mut self.places, &mut self.stats, &mut local);
+            self.searches.advance(ctx, &mut self.places, &mut self.depths, &mut self.stats, &mut local);
             if local.is_empty() {
                 return;
             }
@@ -560,8 +547,9 @@ impl Shards {
         self.relief.clock_set_back(by);
         self.poster.clock_set_back(by);
         self.searches.clock_set_back(by);
+        self.depths.clock_set_back(by);
         self.errands.values_mut().for_each(|(until, _)| *until = until.set_back(by));
-        self.totals.iter_mut().for_each(|(_, _, at)| *at = at.set_back(by));
+        self.size.clock_set_back(by);
         for at in self.sweep_at.iter_mut().chain(&mut self.count_at) {
             *at = at.set_back(by);
         }

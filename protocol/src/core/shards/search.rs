@@ -6,6 +6,7 @@
 //!               a shard: two of its holders are asked; they may send down, or up; when they differ, others are asked
 //!               nothing at all? ─▶ the same leaves once more, of others of their holders
 //! ```
+use super::depths::Depths;
 use super::places::Places;
 use super::stats::ShardStats;
 use super::visit::{LOCAL, Visit};
@@ -35,9 +36,7 @@ const CHOOSE_AFTER: Millis = Millis::secs(4);
 pub const FRESH: Millis = Millis::secs(60);
 /// What a search had when its time was over is good for this long only: the places it has looked up are known to the next.
 const FRESH_IF_CUT: Millis = Millis::secs(5);
-/// How deep a tree was, remembered.
-const DEPTH_FRESH: Millis = Millis::secs(3600);
-/// Searches remembered as fresh, and trees with their depths.
+/// Searches remembered as fresh.
 const MAX_REMEMBERED: usize = 64;
 
 /// How much of the board a search has seen.
@@ -66,6 +65,8 @@ struct Search {
     /// Of some tier there is more than was looked at.
     gave_up: bool,
     visits: Vec<Visit>,
+    /// The first of the next tier.
+    ahead: Vec<Visit>,
     /// Leaves that were looked at, and places where there is none.
     covered: BTreeSet<Shard>,
     /// Leaves with something in them, and which holders were asked, until they are looked at once more.
@@ -80,7 +81,6 @@ pub struct Searches {
     running: BTreeMap<u64, Search>,
     next: u64,
     fresh: Vec<(Query, usize, Timestamp, Report)>,
-    depths: BTreeMap<Index, (u8, Timestamp)>,
     last_done: Option<Timestamp>,
     looked: Timestamp,
 }
@@ -139,6 +139,7 @@ impl Searches {
             left: MOST_SHARDS,
             gave_up: false,
             visits: Vec::new(),
+            ahead: Vec::new(),
             covered: BTreeSet::new(),
             leaves: Vec::new(),
             found: BTreeSet::new(),
@@ -150,13 +151,20 @@ impl Searches {
     }
 
     /// Goes on with whatever can go on, and ends what is over.
-    pub fn advance(&mut self, ctx: &mut Ctx, places: &mut Places, stats: &mut ShardStats, local: &mut Vec<LocalAsk>) {
+    pub fn advance(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        depths: &mut Depths,
+        stats: &mut ShardStats,
+        local: &mut Vec<LocalAsk>,
+    ) {
         self.looked = ctx.now;
         let ids: Vec<u64> = self.running.keys().copied().collect();
         for id in ids {
             let Some(search) = self.running.get_mut(&id) else { continue };
             let late = search.began + PATIENCE <= ctx.now;
-            if late || search.go_on(ctx, places, stats, &mut self.depths, id, local) {
+            if late || search.go_on(ctx, places, stats, depths, id, local) {
                 self.end(ctx.now, id);
             }
         }
@@ -242,7 +250,6 @@ impl Searches {
     pub fn clock_set_back(&mut self, by: Millis) {
         self.running.values_mut().for_each(|search| search.began = search.began.set_back(by));
         self.fresh.iter_mut().for_each(|(_, _, at, _)| *at = at.set_back(by));
-        self.depths.values_mut().for_each(|(_, at)| *at = at.set_back(by));
         self.last_done = self.last_done.map(|at| at.set_back(by));
         self.looked = self.looked.set_back(by);
     }
@@ -281,7 +288,7 @@ impl Search {
         ctx: &mut Ctx,
         places: &mut Places,
         stats: &mut ShardStats,
-        depths: &mut BTreeMap<Index, (u8, Timestamp)>,
+        depths: &mut Depths,
         id: u64,
         local: &mut Vec<LocalAsk>,
     ) -> bool {
@@ -308,7 +315,7 @@ impl Search {
                 }
                 if visit.done && visit.shard.alternate == 0 {
                     self.covered.insert(visit.shard.clone());
-                    remember_depth(depths, ctx.now, &visit.shard);
+                    depths.saw(ctx.now, &visit.shard);
                 }
             }
             let new: Vec<Shard> =
@@ -350,37 +357,26 @@ impl Search {
     }
 
     /// False when there is nothing left to look at.
-    fn next_round(&mut self, ctx: &mut Ctx, places: &mut Places, depths: &BTreeMap<Index, (u8, Timestamp)>) -> bool {
+    fn next_round(&mut self, ctx: &mut Ctx, places: &mut Places, depths: &Depths) -> bool {
         while let Some(indexes) = self.tiers.get(self.tier) {
-            let mut targets = Vec::new();
-            let usual = WIDTHS[self.round.min(WIDTHS.len() - 1)];
-            let width = if self.round == 0 { indexes.len() } else { self.needed().max(usual) };
-            // By turns. A tree that was seen whole, such as an empty one, gives its turns to the others.
-            let mut open: VecDeque<&Index> = indexes.iter().collect();
-            while targets.len() < width
-                && let Some(index) = open.pop_front()
-            {
-                let depth = depths.get(index).filter(|(_, at)| ctx.now - *at < DEPTH_FRESH).map_or(0, |(d, _)| *d);
-                let all = || self.covered.iter().chain(&targets);
-                if let Some(shard) = uncovered(&Shard::root(index.clone()), depth, &all, ctx.rng) {
-                    targets.push(shard);
-                    open.push_back(index);
-                }
+            if self.round == 0 {
+                let begun = std::mem::take(&mut self.ahead);
+                self.visits = if begun.is_empty() { first_visits(ctx, depths, indexes) } else { begun };
+                // Where the next classes are is asked meanwhile: it takes as long as what is asked of these.
+                let next = self.tiers.get(self.tier + 1);
+                self.ahead = next.map(|indexes| first_visits(ctx, depths, indexes)).unwrap_or_default();
+                self.visits.iter().chain(&self.ahead).for_each(|visit| visit.prepare(ctx, places));
+                self.round = 1;
+                return true;
             }
-            if self.round > 0 {
-                self.gave_up |= targets.len() > self.left;
-                targets.truncate(self.left);
-                self.left -= targets.len();
-            }
+            let width = self.needed().max(WIDTHS[self.round.min(WIDTHS.len() - 1)]);
+            let mut targets = self.uncovered(ctx, depths, indexes, width);
+            self.gave_up |= targets.len() > self.left;
+            targets.truncate(self.left);
+            self.left -= targets.len();
             if targets.is_empty() {
                 (self.tier, self.round, self.left) = (self.tier + 1, 0, MOST_SHARDS);
                 continue;
-            }
-            if self.round == 0 {
-                // Where the next classes are is asked meanwhile: it takes as long as what is asked of these.
-                for index in self.tiers.get(self.tier + 1).into_iter().flatten() {
-                    let _ = places.holders(ctx, &Shard::root(index.clone()));
-                }
             }
             self.round += 1;
             self.visits = targets.into_iter().map(|shard| Visit::new(shard, ctx.rng)).collect();
@@ -388,6 +384,38 @@ impl Search {
         }
         false
     }
+
+    /// So many places that were not looked at, of each tree by turns. One that was seen whole, such as an empty one, gives
+    /// its turns to the others.
+    fn uncovered(&self, ctx: &mut Ctx, depths: &Depths, indexes: &[Index], width: usize) -> Vec<Shard> {
+        let mut targets = Vec::new();
+        let mut open: VecDeque<&Index> = indexes.iter().collect();
+        while targets.len() < width
+            && let Some(index) = open.pop_front()
+        {
+            let all = || self.covered.iter().chain(&targets);
+            let depth = depths.likely(ctx.now, index);
+            if let Some(shard) = uncovered(&Shard::root(index.clone()), depth, &all, ctx.rng) {
+                targets.push(shard);
+                open.push_back(index);
+            }
+        }
+        targets
+    }
+}
+
+/// One place of each tree. Where few of them have split a guess is off by a step more often than not.
+fn first_visits(ctx: &mut Ctx, depths: &Depths, indexes: &[Index]) -> Vec<Visit> {
+    let first = |index: &Index| {
+        let depth = depths.likely(ctx.now, index);
+        Visit::new(Shard::root(index.clone()).down_to(depth, ctx.rng.next_u32()), ctx.rng)
+    };
+    let mut visits: Vec<Visit> = indexes.iter().map(first).collect();
+    let split = || visits.iter().filter(|visit| visit.shard.depth > 0);
+    if split().count() <= A_FEW {
+        visits.iter_mut().filter(|visit| visit.shard.depth > 0).for_each(|visit| visit.hurries = true);
+    }
+    visits
 }
 
 /// A place in this tree, at the usual depth of its leaves, that was not looked at yet: in the largest part of it that was
@@ -409,13 +437,4 @@ fn uncovered<'a, I: Iterator<Item = &'a Shard>>(
         row = row.iter().flat_map(|node| [0, 1].map(|bit| node.down_to(node.depth + 1, bit))).collect();
     }
     None
-}
-
-fn remember_depth(depths: &mut BTreeMap<Index, (u8, Timestamp)>, now: Timestamp, leaf: &Shard) {
-    if depths.len() >= MAX_REMEMBERED && !depths.contains_key(&leaf.index) {
-        depths.retain(|_, (_, at)| now - *at < DEPTH_FRESH);
-    }
-    if depths.len() < MAX_REMEMBERED || depths.contains_key(&leaf.index) {
-        depths.insert(leaf.index.clone(), (leaf.depth, now));
-    }
 }

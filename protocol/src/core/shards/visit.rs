@@ -30,6 +30,8 @@ pub struct Visit {
     steps: u32,
     /// Steps down into the unknown: each is twice as long as the last.
     downs: u32,
+    /// Nobody else does: what saves time is worth some more messages.
+    pub hurries: bool,
     pub asked: BTreeMap<u64, PeerId>,
     pub turned_to: Vec<PeerId>,
     /// Helpers that busy holders sent us to: each answers in the place of one of them.
@@ -56,6 +58,7 @@ impl Visit {
             between: (0, MAX_DEPTH),
             steps: 0,
             downs: 0,
+            hurries: false,
             asked: BTreeMap::new(),
             turned_to: Vec::new(),
             named: Vec::new(),
@@ -102,7 +105,7 @@ impl Visit {
             if wanted > 0 {
                 let holders = match places.holders(ctx, &self.shard) {
                     Found::Holders(holders) => holders,
-                    Found::Wait => return,
+                    Found::Wait => return self.look_ahead(ctx, places),
                     Found::Nobody => Vec::new(),
                 };
                 if self.turned_to.is_empty() && places.is_crowded(&self.shard) {
@@ -165,6 +168,24 @@ impl Visit {
         }
         stats.mismatches += 1;
         1
+    }
+
+    /// Has the holders looked up before it begins.
+    pub fn prepare(&self, ctx: &mut Ctx, places: &mut Places) {
+        if matches!(places.holders(ctx, &self.shard), Found::Wait) {
+            self.look_ahead(ctx, places);
+        }
+    }
+
+    /// Its leaf lies here or, as often as not, a step above or below: who holds those is asked meanwhile, for a lookup takes
+    /// much longer than a question, and a user waits.
+    fn look_ahead(&self, ctx: &mut Ctx, places: &mut Places) {
+        let (least, most) = self.between;
+        let depth = self.shard.depth;
+        if self.hurries && depth > 0 && self.shard.alternate == 0 {
+            let _ = (depth < most).then(|| places.holders(ctx, &self.towards.up_to(depth + 1)));
+            let _ = (depth > least).then(|| places.holders(ctx, &self.towards.up_to(depth - 1)));
+        }
     }
 
     fn look_beside(&mut self) {

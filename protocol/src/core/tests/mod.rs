@@ -1,4 +1,5 @@
 //! What a single core does, message by message. Whole runs of several are in the `simulations` crate.
+mod depths;
 mod letting;
 mod posting;
 mod relief;

@@ -3,7 +3,7 @@ use fuzz::world::{self, key};
 use protocol::board::{PageItem, Posting};
 use protocol::envelope::{Sealed, Signed};
 use protocol::shard::{
-    Block, Child, Go, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shared, Shelf, Standing, State, indexes_of,
+    Block, Child, Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shared, Shelf, Standing, State, indexes_of,
 };
 use protocol::spec::Query;
 use protocol::units::Millis;
@@ -16,6 +16,11 @@ fn signed() -> Signed {
 fn shard(depth: u8) -> Shard {
     let advert = world::advert(&key(4));
     Shard::of(indexes_of(&advert)[0].clone(), depth, advert.provider)
+}
+
+/// How deep a neighbour has found a tree.
+pub fn depths() -> Vec<(Index, u8)> {
+    vec![(shard(0).index, 9)]
 }
 
 fn closer() -> Vec<Server> {

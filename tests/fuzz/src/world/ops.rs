@@ -346,6 +346,7 @@ impl World {
                     next: (how & 4 != 0).then(|| by.peer_id()),
                     total: (how & 8 != 0).then_some(seq as u32),
                     revoked: Vec::new(),
+                    depths: (how & 64 != 0).then(|| shards::depth(input)).into_iter().collect(),
                 })
             }
         };

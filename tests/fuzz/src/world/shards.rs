@@ -52,6 +52,11 @@ fn shard(advert: &Advert, input: &mut Bytes) -> Shard {
     }
 }
 
+/// What a neighbour says of the tree that everybody's adverts stand in.
+pub fn depth(input: &mut Bytes) -> (Index, u8) {
+    (indexes_of(&super::advert(&key(3))).remove(0), input.u8() & 31)
+}
+
 fn state(shard: Shard, input: &mut Bytes) -> State {
     let below = (input.u8() & 1 == 1).then(|| u32::from(input.u16()));
     let total = (input.u8() & 1 == 1).then(|| input.u64() as u32);

@@ -1,0 +1,119 @@
+//! How deep the trees are: what this node has seen, and until then what its neighbours say, who have. It is where a
+//! search and an advert begin. From there the holders send them up or down; without it everybody would begin at the
+//! root, whose holders would have the whole mesh to answer.
+use crate::identity::PeerId;
+use crate::shard::{Index, MAX_DEPTH, Shard};
+use crate::units::{Millis, Timestamp};
+use std::collections::BTreeMap;
+
+/// How deep a tree was, remembered.
+const FRESH: Millis = Millis::secs(3600);
+/// Trees remembered, seen and told each.
+const MAX_TREES: usize = 64;
+/// Neighbours that are believed of a tree, the last of so many: the least that they say, so that a liar among them can
+/// only send us to the root.
+const TELLERS: usize = 3;
+/// Trees that a neighbour is told of.
+pub const MAX_TOLD: usize = 8;
+
+#[derive(Default)]
+pub struct Depths {
+    seen: BTreeMap<Index, (u8, Timestamp)>,
+    told: BTreeMap<Index, Vec<(PeerId, u8)>>,
+}
+
+impl Depths {
+    /// A leaf was met.
+    pub fn saw(&mut self, now: Timestamp, leaf: &Shard) {
+        if self.seen.len() >= MAX_TREES && !self.seen.contains_key(&leaf.index) {
+            self.seen.retain(|_, (_, at)| now - *at < FRESH);
+        }
+        if self.seen.len() < MAX_TREES || self.seen.contains_key(&leaf.index) {
+            self.seen.insert(leaf.index.clone(), (leaf.depth, now));
+        }
+    }
+
+    /// A neighbour says how deep it has found them.
+    pub fn told(&mut self, from: PeerId, depths: &[(Index, u8)]) {
+        for (index, depth) in depths.iter().take(MAX_TOLD).filter(|(_, depth)| *depth <= MAX_DEPTH) {
+            if self.told.len() >= MAX_TREES && !self.told.contains_key(index) {
+                return;
+            }
+            let said = self.told.entry(index.clone()).or_default();
+            said.retain(|(peer, _)| *peer != from);
+            if said.len() >= TELLERS {
+                said.remove(0);
+            }
+            said.push((from, *depth));
+        }
+    }
+
+    /// Where its leaves may lie.
+    pub fn likely(&self, now: Timestamp, index: &Index) -> u8 {
+        let seen = self.seen.get(index).filter(|(_, at)| now - *at < FRESH).map(|(depth, _)| *depth);
+        let told = || self.told.get(index)?.iter().map(|(_, depth)| *depth).min();
+        seen.or_else(told).unwrap_or(0)
+    }
+
+    /// What this node has seen itself, of trees that have split: that they begin at the root is known to everybody.
+    pub fn fresh(&self, now: Timestamp) -> impl Iterator<Item = (Index, u8)> {
+        let fresh = self.seen.iter().filter(move |(_, (depth, at))| *depth > 0 && now - *at < FRESH);
+        fresh.map(|(index, (depth, _))| (index.clone(), *depth))
+    }
+
+    pub fn clock_set_back(&mut self, by: Millis) {
+        self.seen.values_mut().for_each(|(_, at)| *at = at.set_back(by));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Arch, Country, Isolation};
+    use crate::shard::{Class, Tier};
+
+    fn tree(n: usize) -> Index {
+        let class = Class { arch: Arch::X86_64, isolation: Isolation::Hardware, tier: Tier::Small };
+        let letter = |n: usize| char::from(b'A' + (n % 26) as u8);
+        let country: Country = format!("{}{}", letter(n / 26), letter(n)).parse().unwrap();
+        Index::Country(class, country)
+    }
+    fn peer(n: u8) -> PeerId {
+        PeerId::from_public_key([n; 32])
+    }
+
+    #[test]
+    fn the_least_that_is_told_counts_until_a_leaf_is_seen() {
+        let (mut depths, now) = (Depths::default(), Timestamp(1_000_000));
+        assert_eq!(depths.likely(now, &tree(0)), 0);
+        for (n, depth) in [(1, 7), (2, 6), (3, 24), (3, 9)] {
+            depths.told(peer(n), &[(tree(0), depth), (tree(1), MAX_DEPTH + 1)]);
+        }
+        assert_eq!((depths.likely(now, &tree(0)), depths.likely(now, &tree(1))), (6, 0));
+        // The last three of them: it has grown since.
+        depths.told(peer(4), &[(tree(0), 10)]);
+        depths.told(peer(5), &[(tree(0), 10)]);
+        assert_eq!(depths.likely(now, &tree(0)), 9);
+        depths.saw(now, &Shard::root(tree(0)).down_to(3, 0));
+        assert_eq!(depths.likely(now, &tree(0)), 3);
+        assert_eq!(depths.fresh(now).collect::<Vec<_>>(), [(tree(0), 3)]);
+        let later = now + FRESH;
+        assert_eq!((depths.likely(later, &tree(0)), depths.fresh(later).count()), (9, 0));
+    }
+
+    #[test]
+    fn no_neighbour_makes_it_grow() {
+        let (mut depths, now) = (Depths::default(), Timestamp(1_000_000));
+        for n in 0..30 {
+            let many: Vec<(Index, u8)> = (0..20).map(|m| (tree(20 * n + m), 5)).collect();
+            depths.told(peer(n as u8), &many);
+        }
+        (0..200).for_each(|n| depths.saw(now, &Shard::root(tree(n)).down_to(4, 0)));
+        assert_eq!((depths.told.len(), depths.seen.len()), (MAX_TREES, MAX_TREES));
+        // A known one is still heard of, and those that were seen make room when they are old.
+        depths.told(peer(250), &[(tree(0), 2)]);
+        assert_eq!(depths.told[&tree(0)].len(), 2);
+        depths.saw(now + FRESH, &Shard::root(tree(199)));
+        assert_eq!((depths.seen.len(), depths.fresh(now + FRESH).count()), (1, 0));
+    }
+}

@@ -1,0 +1,108 @@
+//! Where a search and an advert begin, as neighbours say and as this node has seen.
+use super::shards::{answered, server};
+use super::*;
+use crate::shard::{Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_of};
+use std::sync::Arc;
+
+/// A neighbour comes, is asked for its board, and says how deep it has found the trees.
+fn told(node: &mut Node, from: u8, depths: &[(Index, u8)]) -> Vec<Effect> {
+    let mut effects = node.input(Input::PeerConnected(key(from).peer_id()));
+    let board = sent(&effects).into_iter().find(|(_, _, asked)| matches!(asked, Request::Board { own: false, .. }));
+    let (rpc, ..) = board.expect("it is asked for its board");
+    let page = Page { total: Some(4000), depths: depths.to_vec(), ..Page::default() };
+    let body = Frame::encode(node.now, Response::Board(page));
+    effects.extend(node.input(Input::Response { rpc, result: Ok(body) }));
+    effects
+}
+
+fn servers() -> Vec<Arc<Server>> {
+    (2..10).map(server).collect()
+}
+fn index() -> Index {
+    let provider = Node::provider(1);
+    indexes_of(&provider.core.board().get(provider.now, key(1).peer_id()).expect("its own").advert).remove(0)
+}
+fn shelf(standing: Standing) -> ShardResponse {
+    ShardResponse::Shelf(Shelf { items: vec![], sample: None, next: None, adverts: 9, standing })
+}
+
+#[test]
+fn a_search_begins_where_neighbours_have_found_the_leaves_and_looks_up_what_is_beside_meanwhile() {
+    let Index::All(class) = index() else { panic!("every advert stands among all") };
+    let want = Resources { memory_mib: crate::units::MemoryMib(64 << 10), ..Resources::default() };
+    let query = Query { want, isolation: IsolationWanted::Any, arch: Some(class.arch), ..Query::default() };
+    let tree = crate::shard::indexes_for(&query)[0][0].clone();
+    let mut node = Node::new(60);
+    node.input(Input::Vicinity { own: None, servers: servers() });
+    for (n, depth) in [(20, 7), (21, 24), (22, 6)] {
+        told(&mut node, n, &[(tree.clone(), depth)]);
+    }
+    let effects = node.input(Input::Search { query, wanted: 1 });
+    let keys: Vec<Vec<u8>> = effects
+        .iter()
+        .filter_map(|it| if let Effect::FindHolders { key, .. } = it { Some(key.clone()) } else { None })
+        .collect();
+    let is_at = |depth: u8| {
+        let network = node.core.network();
+        (0..1u32 << depth)
+            .any(|prefix| keys.contains(&Shard { depth, prefix, ..Shard::root(tree.clone()) }.key(network)))
+    };
+    // The least that was told, and a step to either side: not the root, and not where a liar says.
+    assert_eq!((0..10).filter(|depth| is_at(*depth)).collect::<Vec<u8>>(), [5, 6, 7]);
+    let mut asked = Vec::new();
+    answered(&mut node, &servers(), effects, |_, request| {
+        let ShardRequest::Ask { shard, .. } = request else { panic!("{request:?}") };
+        let standing = match shard.depth.cmp(&7) {
+            _ if shard.index != tree => Standing::Absent,
+            std::cmp::Ordering::Less => Standing::Split { below: 90 },
+            std::cmp::Ordering::Equal => Standing::Leaf,
+            std::cmp::Ordering::Greater => Standing::Absent,
+        };
+        if shard.index == tree {
+            asked.push(shard.depth);
+        }
+        shelf(standing)
+    });
+    assert!(asked.iter().all(|depth| *depth >= 6) && asked.contains(&7), "{asked:?}");
+}
+
+#[test]
+fn an_advert_is_put_above_where_neighbours_have_found_the_leaves_and_a_lie_costs_a_few_steps() {
+    for (said, most) in [(6, 3), (24, 10)] {
+        let mut node = Node::provider(1);
+        let tree = index();
+        told(&mut node, 20, &[(tree.clone(), said)]);
+        let effects = node.input(Input::Vicinity { own: None, servers: servers() });
+        let mut way: Vec<u8> = Vec::new();
+        answered(&mut node, &servers(), effects, |_, request| {
+            let ShardRequest::Put { shard, .. } = request else { return shelf(Standing::Leaf) };
+            if shard.index == tree && way.last() != Some(&shard.depth) {
+                way.push(shard.depth);
+            }
+            let (go, adverts) = match shard.depth.cmp(&6) {
+                std::cmp::Ordering::Less => (Go::Down { below: 64 << (6 - shard.depth) }, 0),
+                std::cmp::Ordering::Equal => (Go::Stay, 50),
+                // There is nobody else.
+                std::cmp::Ordering::Greater => (Go::Stay, 1),
+            };
+            ShardResponse::Put(PutAnswer { kept: true, go, adverts, total: Some(4000), closer: vec![] })
+        });
+        assert_eq!((way.first(), way.last()), (Some(&(said - 1)), Some(&6)), "{way:?}");
+        assert!(way.len() <= most, "{way:?}");
+        // And says so itself, to who comes with a question for the whole board only.
+        for (own, told) in [(false, vec![(tree.clone(), 6)]), (true, vec![])] {
+            let board = Request::Board { after: None, limit: 10, own };
+            let Response::Board(page) = node.ask(30, board) else { panic!("no page") };
+            assert_eq!(page.depths, told);
+        }
+    }
+}
+
+#[test]
+fn what_was_only_told_is_not_told_on() {
+    let mut node = Node::new(60);
+    told(&mut node, 20, &[(index(), 9)]);
+    let board = Request::Board { after: None, limit: 10, own: false };
+    let Response::Board(page) = node.ask(30, board) else { panic!("no page") };
+    assert_eq!(page.depths, []);
+}
