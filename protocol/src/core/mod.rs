@@ -533,7 +533,7 @@ impl NodeCore {
         let taken = self.shards.response(ctx, &mut self.board, rpc, &result)
             || self.postings.response(ctx, &mut self.board, rpc, &result);
         if let Some((from, depths)) = self.postings.take_depths() {
-            self.shards.depths_told(now, from, &depths);
+            self.shards.depths_told(from, &depths);
         }
         if !taken {
             self.requestor.response(ctx, &self.board, rpc, result);

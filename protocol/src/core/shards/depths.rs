@@ -1,6 +1,6 @@
 //! How deep the trees are: what this node has seen, and until then what its neighbours say, who have. It is where a
-//! search and an advert begin. From there the holders send them up or down; without it everybody would begin at the
-//! root, whose holders would have the whole mesh to answer.
+//! search begins; from there the holders send it up or down. Adverts begin at the root all the same: put into the middle
+//! of a tree by hearsay they make leaves there, where holders come and go and new ones do not know that it has split.
 use crate::identity::PeerId;
 use crate::shard::{Index, MAX_DEPTH, Shard};
 use crate::units::{Millis, Timestamp};

@@ -95,7 +95,7 @@ impl Held {
         self.warm_at = self.warm_at.min(now);
     }
     /// What another holder says of it. Two that agree are believed: one alone can neither send everybody down nor up.
-    pub fn told(&mut self, now: Timestamp, by: PeerId, state: &State) {
+    pub fn told(&mut self, now: Timestamp, by: PeerId, state: &State, merge: usize) {
         self.used = now;
         self.votes.retain(|vote| vote.by != by && now - vote.at < COUNTED_FOR);
         if self.votes.len() >= REPORTERS {
@@ -107,8 +107,9 @@ impl Held {
         let (folded, stands) = (agree(|vote| vote.folded), agree(|vote| !vote.folded));
         match self.split {
             None if split && !whole => self.split = Some(now),
-            // What it has counted itself is not taken back before its own adverts have moved.
-            Some(since) if whole && !split && now - since > ADVERT_TTL => self.merge(now),
+            // What it has counted itself is not taken back before its own adverts have moved, nor while those below say
+            // otherwise: who held a part of it for the time of a partition takes it for a leaf.
+            Some(since) if whole && !split && now - since > ADVERT_TTL && self.reported(now) < merge => self.merge(now),
             _ => {}
         }
         if folded != stands {
@@ -183,11 +184,11 @@ impl Held {
         }
     }
     /// What the one who invites knows of a shard that is new here.
-    pub fn take_over(&mut self, now: Timestamp, by: PeerId, state: &State) {
+    pub fn take_over(&mut self, now: Timestamp, by: PeerId, state: &State, merge: usize) {
         if state.below.is_some() && self.board.is_empty() {
             self.split.get_or_insert(now);
         }
-        self.told(now, by, state);
+        self.told(now, by, state, merge);
     }
 
     pub fn standing(&self, now: Timestamp) -> Standing {
@@ -221,10 +222,7 @@ impl Held {
     /// prevents it); or this holder is new and learns that there is a tree below. True when anything has changed.
     pub fn merge_or_split(&mut self, now: Timestamp, merge: usize) -> bool {
         let Some(since) = self.split else {
-            let moving = self.merged.is_some_and(|at| now - at < ADVERT_TTL);
-            let told = self.reports.values().filter(|reports| fresh(reports, now).count() >= 2);
-            let below: usize = told.filter_map(|reports| median(adverts(reports, now))).map(|n| n as usize).sum();
-            let split = !moving && below >= merge;
+            let split = self.reported(now) >= merge;
             self.split = split.then_some(now);
             return split;
         };
@@ -240,6 +238,11 @@ impl Held {
             self.merge(now);
         }
         !self.is_split()
+    }
+    /// Adverts in those children of which two report.
+    fn reported(&self, now: Timestamp) -> usize {
+        let told = self.reports.values().filter(|reports| fresh(reports, now).count() >= 2);
+        told.filter_map(|reports| median(adverts(reports, now))).map(|n| n as usize).sum()
     }
     /// What a child is told: that it is not needed any more.
     pub fn takes_back(&self) -> bool {
@@ -311,7 +314,7 @@ fn fresh(reports: &[Report], now: Timestamp) -> impl Iterator<Item = &Report> {
 mod tests {
     use super::*;
     use crate::names::{Arch, Isolation};
-    use crate::shard::{Class, Index, Tier};
+    use crate::shard::{Class, Index, MERGE, Tier};
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -323,6 +326,9 @@ mod tests {
     }
     fn split() -> Held {
         Held::new(NOW, Position(0), Board::new("main".parse().unwrap()), true)
+    }
+    fn said(below: Option<u32>) -> State {
+        State { shard: root(), below, folded: false, total: None }
     }
     fn report(held: &mut Held, by: u8, child: u32, adverts: u32) {
         held.counted(NOW, peer(by), &Child { shard: root().down_to(1, child), adverts, leaf: false });
@@ -343,12 +349,34 @@ mod tests {
         assert_eq!(held.count(NOW + COUNTED_FOR), None);
     }
 
+    /// For the time of a partition others held the half of it, and have never heard that it has split.
+    #[test]
+    fn who_is_told_of_adverts_below_by_those_who_hold_them_takes_nobodys_word_that_it_is_a_leaf() {
+        let later = NOW + ADVERT_TTL + Millis(1);
+        let leaf = |held: &mut Held| (5..7).for_each(|by| held.told(later, peer(by), &said(None), MERGE));
+        let mut held = split();
+        leaf(&mut held);
+        assert!(!held.is_split(), "nobody says otherwise");
+        for (by, adverts) in [(1, MERGE as u32), (2, MERGE as u32 + 3)] {
+            assert!(!held.is_split());
+            report(&mut held, by, 0, adverts);
+            held.merge_or_split(later, MERGE);
+        }
+        assert!(held.is_split(), "two holders of a child do, though it has just been merged");
+        let mut held = split();
+        for by in 1..3 {
+            report(&mut held, by, 0, MERGE as u32);
+        }
+        leaf(&mut held);
+        assert!(held.is_split());
+    }
+
     #[test]
     fn who_is_told_of_by_a_part_of_the_children_believes_the_others() {
         let mut held = split();
         report(&mut held, 1, 0, 13);
         for (by, below) in [(2, 1187), (3, 1180), (4, 0)] {
-            held.told(NOW, peer(by), &State { shard: root(), below: Some(below), folded: false, total: None });
+            held.told(NOW, peer(by), &said(Some(below)), MERGE);
         }
         assert_eq!(held.count(NOW), Some(1180));
     }

@@ -201,7 +201,7 @@ impl Holding {
         items: Vec<Shared>,
         states: Vec<State>,
     ) -> Result<ShardResponse, Refusal> {
-        let (now, leaf) = (ctx.now, self.leaf);
+        let (now, leaf, merge) = (ctx.now, self.leaf, self.merge);
         for item in items.into_iter().take(MAX_SHARED) {
             let place = item.shard.position(ctx.network);
             let plausible = item.shard.is_valid() && vicinity.own_rank(now, place).is_some();
@@ -232,7 +232,7 @@ impl Holding {
                 self.hold(ctx, vicinity, &state.shard, place);
             }
             if let Some(held) = self.held.get_mut(&state.shard) {
-                held.told(now, from, state);
+                held.told(now, from, state, merge);
                 if let Some(total) = held.total(now) {
                     self.total = Some((total, now));
                 }
@@ -272,7 +272,7 @@ impl Holding {
 
     /// Of those that it is among the closest to now, the shards that are new here.
     pub fn invited(&mut self, ctx: &mut Ctx, vicinity: &Vicinity, from: PeerId, states: Vec<State>) -> Vec<Shard> {
-        let (mut new, now) = (Vec::new(), ctx.now);
+        let (mut new, now, merge) = (Vec::new(), ctx.now, self.merge);
         for state in states.into_iter().take(MAX_INVITED).filter(|state| state.shard.is_valid()) {
             let shard = state.shard.clone();
             let place = shard.position(ctx.network);
@@ -281,7 +281,7 @@ impl Holding {
                 continue;
             }
             let Some(held) = self.hold(ctx, vicinity, &shard, place) else { continue };
-            held.take_over(now, from, &state);
+            held.take_over(now, from, &state, merge);
             if held.board.is_empty() {
                 new.push(shard);
             }

@@ -7,7 +7,7 @@
 //! | `relief` | as a busy holder, and as who helps one |
 //! | `poster` | as a provider: puts its own advert to two holders in each index |
 //! | `search`, `visit` | as a requestor: asks two holders of as many shards as it needs |
-//! | `depths`, `size` | where a search and an advert begin; whether gossip is enough, as others say |
+//! | `depths`, `size` | where a search begins; whether gossip is enough, as others say |
 mod block;
 mod depths;
 mod held;
@@ -374,7 +374,7 @@ impl Shards {
 
     /// A new advert of this node's.
     pub fn post(&mut self, ctx: &mut Ctx, advert: Arc<Sealed<Advert>>) {
-        let outcome = self.poster.post(ctx, &mut self.places, &self.depths, advert, self.routed);
+        let outcome = self.poster.post(ctx, &mut self.places, advert, self.routed);
         self.noted(ctx, ctx.me(), outcome);
     }
     pub fn withdraw(&mut self, ctx: &mut Ctx, posting: &Posting) {
@@ -420,9 +420,8 @@ impl Shards {
         let looked = self.depths.fresh(now).filter(|(index, _)| !own.contains_key(index));
         own.clone().into_iter().chain(looked).take(MAX_DEPTHS_TOLD).collect()
     }
-    pub fn depths_told(&mut self, now: Timestamp, from: PeerId, depths: &[(Index, u8)]) {
+    pub fn depths_told(&mut self, from: PeerId, depths: &[(Index, u8)]) {
         self.depths.told(from, depths);
-        self.poster.begin(now, &self.depths);
     }
     fn is_large(&self, now: Timestamp) -> Option<bool> {
         let total = || self.total(now).or(self.size.neighbours_say);

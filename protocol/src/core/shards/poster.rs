@@ -9,7 +9,6 @@
 //!                                                                    who does not is replaced
 //! ```
 //! The same two are kept while they answer: a connection costs more than all the adverts that go over it.
-use super::depths::Depths;
 use super::places::{Found, Places};
 use crate::advert::{ADVERT_TTL, Advert};
 use crate::board::Posting;
@@ -68,8 +67,6 @@ struct Spot {
     acked: usize,
     tries: u32,
     moves: u32,
-    /// Steps up: each is twice as long as the last, for a first guess may be far off.
-    ups: u32,
     votes: Vec<Vote>,
     /// Everything above this has split, and below the other there is nobody yet.
     between: (u8, u8),
@@ -118,14 +115,7 @@ pub struct Outcome {
 
 impl Poster {
     /// A new advert, in each index from where the last one stood.
-    pub fn post(
-        &mut self,
-        ctx: &mut Ctx,
-        places: &mut Places,
-        depths: &Depths,
-        advert: Arc<Sealed<Advert>>,
-        routed: bool,
-    ) -> Outcome {
+    pub fn post(&mut self, ctx: &mut Ctx, places: &mut Places, advert: Arc<Sealed<Advert>>, routed: bool) -> Outcome {
         let indexes = indexes_of(&advert);
         self.posting = Some(advert);
         let (kept, left): (Vec<Spot>, Vec<Spot>) =
@@ -138,10 +128,9 @@ impl Poster {
                 self.spots.push(Spot::new(index, 0, 0));
             }
         }
-        self.begin(ctx.now, depths);
         self.asked.clear();
         for spot in &mut self.spots {
-            (spot.acked, spot.tries, spot.moves, spot.ups, spot.wake) = (0, 0, 0, 0, None);
+            (spot.acked, spot.tries, spot.moves, spot.wake) = (0, 0, 0, None);
             spot.between = (0, MAX_DEPTH);
             spot.votes.retain(|vote| ctx.now - vote.at < VOTE_FOR);
             spot.former.retain(|(_, _, until)| *until > ctx.now);
@@ -156,13 +145,6 @@ impl Poster {
             self.advance(ctx, places, &mut outcome);
         }
         outcome
-    }
-    /// Where spots that are nowhere yet begin: above where the leaves may lie. From there the way down is known; a step
-    /// too far, and several that come at once would make a leaf there that nobody is sent to.
-    pub fn begin(&mut self, now: Timestamp, depths: &Depths) {
-        for spot in self.spots.iter_mut().filter(|spot| spot.is_nowhere()) {
-            spot.depth = depths.likely(now, &spot.index).saturating_sub(1);
-        }
     }
     /// There is a routing now.
     pub fn wake(&mut self) {
@@ -487,15 +469,12 @@ impl Poster {
             Some(below) => {
                 *least = (*least).max(spot.depth + 1);
                 *most = (*most).max(*least);
-                spot.ups = 0;
                 likely_depth(spot.depth, below.into(), ctx.leaf).clamp(*least, *most)
             }
             None => {
                 *most = spot.depth;
                 *least = (*least).min(spot.depth - 1);
-                let stride = 1 << spot.ups.min(4);
-                spot.ups += 1;
-                spot.depth.saturating_sub(stride).max(*least)
+                spot.depth - 1
             }
         };
         spot.votes.clear();
@@ -552,7 +531,6 @@ impl Spot {
             acked: 0,
             tries: 0,
             moves: 0,
-            ups: 0,
             votes: Vec::new(),
             between: (0, MAX_DEPTH),
             wake: None,
@@ -561,13 +539,6 @@ impl Spot {
             avoided: Vec::new(),
             former: Vec::new(),
         }
-    }
-    fn is_nowhere(&self) -> bool {
-        self.alternate == 0
-            && self.moves == 0
-            && self.entries.is_empty()
-            && self.votes.is_empty()
-            && self.former.is_empty()
     }
     fn shard(&self, me: PeerId) -> Shard {
         Shard { alternate: self.alternate, ..Shard::of(self.index.clone(), self.depth, me) }

@@ -1,4 +1,4 @@
-//! Where a search and an advert begin, as neighbours say and as this node has seen.
+//! Where a search begins, as neighbours say and as this node has seen.
 use super::shards::{answered, server};
 use super::*;
 use crate::shard::{Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_of};
@@ -67,34 +67,19 @@ fn a_search_begins_where_neighbours_have_found_the_leaves_and_looks_up_what_is_b
 }
 
 #[test]
-fn an_advert_is_put_above_where_neighbours_have_found_the_leaves_and_a_lie_costs_a_few_steps() {
-    for (said, most) in [(6, 3), (24, 10)] {
-        let mut node = Node::provider(1);
-        let tree = index();
-        told(&mut node, 20, &[(tree.clone(), said)]);
-        let effects = node.input(Input::Vicinity { own: None, servers: servers() });
-        let mut way: Vec<u8> = Vec::new();
-        answered(&mut node, &servers(), effects, |_, request| {
-            let ShardRequest::Put { shard, .. } = request else { return shelf(Standing::Leaf) };
-            if shard.index == tree && way.last() != Some(&shard.depth) {
-                way.push(shard.depth);
-            }
-            let (go, adverts) = match shard.depth.cmp(&6) {
-                std::cmp::Ordering::Less => (Go::Down { below: 64 << (6 - shard.depth) }, 0),
-                std::cmp::Ordering::Equal => (Go::Stay, 50),
-                // There is nobody else.
-                std::cmp::Ordering::Greater => (Go::Stay, 1),
-            };
-            ShardResponse::Put(PutAnswer { kept: true, go, adverts, total: Some(4000), closer: vec![] })
-        });
-        assert_eq!((way.first(), way.last()), (Some(&(said - 1)), Some(&6)), "{way:?}");
-        assert!(way.len() <= most, "{way:?}");
-        // And says so itself, to who comes with a question for the whole board only.
-        for (own, told) in [(false, vec![(tree.clone(), 6)]), (true, vec![])] {
-            let board = Request::Board { after: None, limit: 10, own };
-            let Response::Board(page) = node.ask(30, board) else { panic!("no page") };
-            assert_eq!(page.depths, told);
-        }
+fn a_provider_says_how_deep_it_was_sent_to_who_comes_for_the_whole_board() {
+    let (mut node, tree) = (Node::provider(1), index());
+    let effects = node.input(Input::Vicinity { own: None, servers: servers() });
+    answered(&mut node, &servers(), effects, |_, request| {
+        let ShardRequest::Put { shard, .. } = request else { return shelf(Standing::Leaf) };
+        let go = if shard.depth < 6 { Go::Down { below: 64 << (6 - shard.depth) } } else { Go::Stay };
+        ShardResponse::Put(PutAnswer { kept: true, go, adverts: 50, total: Some(4000), closer: vec![] })
+    });
+    for (own, told) in [(false, vec![(tree, 6)]), (true, vec![])] {
+        let Response::Board(page) = node.ask(30, Request::Board { after: None, limit: 10, own }) else {
+            panic!("no page")
+        };
+        assert_eq!(page.depths, told);
     }
 }
 
