@@ -27,6 +27,8 @@ const COUNTED_FOR: Millis = Millis::secs(400);
 const REPORTERS: usize = 4;
 /// What has not changed is said again after this; three times within `COUNTED_FOR`.
 const SAY_EVERY: Millis = Millis::secs(120);
+/// The first so many holders tell the others how the shard stands: two that agree are believed, two may fail.
+pub const VOTERS: usize = 4;
 /// Children that are counted: two, or the classes under the whole (2 architectures × 4 isolations × 3 tiers).
 const CHILDREN: usize = 24;
 
@@ -102,7 +104,10 @@ impl Held {
             self.votes.remove(0);
         }
         self.votes.push(Vote { by, at: now, below: state.below, folded: state.folded, total: state.total });
-        let agree = |is: fn(&Vote) -> bool| self.votes.iter().filter(|vote| is(vote)).count() >= 2;
+        // Who was one of the first for the time of a partition was told of a part.
+        let first = || self.others.iter().take(VOTERS);
+        let counts = |vote: &&Vote| self.others.is_empty() || first().any(|peer| *peer == vote.by);
+        let agree = |is: fn(&Vote) -> bool| self.votes.iter().filter(counts).filter(|vote| is(vote)).count() >= 2;
         let (split, whole) = (agree(|vote| vote.below.is_some()), agree(|vote| vote.below.is_none()));
         let (folded, stands) = (agree(|vote| vote.folded), agree(|vote| !vote.folded));
         match self.split {
@@ -368,6 +373,24 @@ mod tests {
             report(&mut held, by, 0, MERGE as u32);
         }
         leaf(&mut held);
+        assert!(held.is_split());
+    }
+
+    #[test]
+    fn only_who_is_among_the_first_now_says_whether_it_has_split() {
+        let leaf = || Held::new(NOW, Position(0), Board::new("main".parse().unwrap()), false);
+        for (by, splits) in [([1, 2], true), ([4, 1], true), ([1, 5], false), ([5, 6], false)] {
+            let mut held = leaf();
+            held.others = (1..7).map(peer).collect();
+            by.into_iter().for_each(|by| held.told(NOW, peer(by), &said(Some(90)), MERGE));
+            assert_eq!(held.is_split(), splits, "{by:?}");
+        }
+        // Two that have come from the other side of a partition do not outweigh two of the first.
+        let mut held = leaf();
+        held.others = (1..7).map(peer).collect();
+        for (by, below) in [(5, None), (6, None), (1, Some(90)), (2, Some(90))] {
+            held.told(NOW, peer(by), &said(below), MERGE);
+        }
         assert!(held.is_split());
     }
 

@@ -1,6 +1,6 @@
 //! The shards that this node holds: what it takes, what it answers, whom it tells.
 use super::block::OPEN_BELOW;
-use super::held::{Held, MAX_SHARD_ADVERTS};
+use super::held::{Held, MAX_SHARD_ADVERTS, VOTERS};
 use super::outbox::Outbox;
 use super::stats::ShardStats;
 use super::vicinity::Vicinity;
@@ -27,8 +27,6 @@ pub const MAX_HELD: usize = 512;
 const MAX_INVITED: usize = 64;
 /// The first so many holders count, and tell parent and others.
 const SPEAKERS: usize = 2;
-/// The first so many holders tell the others how the shard stands: two that agree are believed, two may fail.
-const VOTERS: usize = 4;
 /// What was said of the mesh's size is good for so long: it comes down from the top by one level in two minutes.
 const TOTAL_FOR: Millis = Millis::secs(900);
 /// One provider's adverts are taken this often: it spaces its own by 5 s.
