@@ -1,6 +1,8 @@
 //! KVM where it truly works. The device is no proof: there are hosts on which it opens, libvirt reports it, and every
 //! guest hangs. So the first guest under KVM is watched, and what came of it is remembered for this boot of the host.
+use super::connection::qemu_groups;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -71,6 +73,15 @@ impl Acceleration {
         }
     }
 
+    /// A device that root may open and QEMU's user may not, as where no udev has set its group. libvirt asks QEMU as
+    /// root what it can, hears of KVM, finds that it is not to be had, and asks anew: dozens of times for each start.
+    pub fn closed_to_qemu(&self) -> bool {
+        let Ok(device) = fs::metadata(&self.device) else { return false };
+        let (mode, group) = (device.permissions().mode(), device.gid());
+        let open = mode & 0o006 == 0o006 || mode & 0o060 == 0o060 && qemu_groups().contains(&group);
+        rustix::process::geteuid().is_root() && !open
+    }
+
     pub fn remember(&self, verdict: Verdict) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
         let word = if verdict == Verdict::Works { "works" } else { "fails" };
@@ -110,5 +121,18 @@ mod tests {
         }
         fs::write(home.path().join("libvirt/kvm-verdict"), "another-boot fails").unwrap();
         assert_eq!(at(home.path(), &device).verdict(), Verdict::Unproven);
+    }
+
+    #[test]
+    fn a_device_for_all_is_open_and_one_for_root_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        let device = home.path().join("kvm");
+        let root = rustix::process::geteuid().is_root();
+        assert!(!at(home.path(), &device).closed_to_qemu(), "no device");
+        fs::write(&device, "").unwrap();
+        for (mode, closed) in [(0o600, root), (0o606, false), (0o604, root)] {
+            fs::set_permissions(&device, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(at(home.path(), &device).closed_to_qemu(), closed, "{mode:o}");
+        }
     }
 }

@@ -202,6 +202,22 @@ fn qemu_group() -> Option<u32> {
     QEMU_USERS.iter().find_map(|name| line(name))?.split(':').nth(2)?.parse().ok()
 }
 
+/// Every group that such a user is in.
+pub fn qemu_groups() -> Vec<u32> {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let is_qemu = |name: &str| QEMU_USERS.contains(&name);
+    let first = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|user| is_qemu(user[0]));
+    let other = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let other = other.filter(|group| group.get(3).is_some_and(|members| members.split(',').any(is_qemu)));
+    first
+        .map(|user| user.get(3).copied())
+        .chain(other.map(|group| group.get(2).copied()))
+        .flatten()
+        .filter_map(|id| id.parse().ok())
+        .collect()
+}
+
 /// The embedded driver finds its guests' processes again in threads of its own, and until then says that each runs as
 /// it did, also one that has ended. A question that QEMU itself must answer waits for that.
 fn settle(connect: &Connect) {

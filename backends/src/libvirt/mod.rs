@@ -216,6 +216,10 @@ impl Backend for Libvirt {
             None => Check::bad("iso tool", "none found", "install genisoimage or xorriso"),
         });
         checks.push(match self.host.acceleration.verdict() {
+            _ if self.host.connection.is_private() && self.host.acceleration.closed_to_qemu() => Check {
+                hint: Some("chgrp kvm /dev/kvm; chmod 660 /dev/kvm (udev does so where it runs)".to_owned()),
+                ..Check::ok("kvm", "QEMU's user may not open /dev/kvm: guests are emulated, and start slowly")
+            },
             Verdict::Works => Check::ok("kvm", "guests run under KVM"),
             Verdict::Unproven => Check::ok("kvm", "there is a device; the first guest will show whether it works"),
             Verdict::Fails => Check::ok("kvm", "not usable: guests are emulated, slow and without promised isolation"),
