@@ -506,7 +506,7 @@ impl NodeCore {
                 // In a large mesh the board here is only what was found lately.
                 let own = own || self.shards.is_sharded(now);
                 let total = self.shards.total(now);
-                let depths = if tells { self.shards.depths_to_tell(now) } else { Vec::new() };
+                let depths = if tells { self.shards.depths_to_tell(now, ctx.me()) } else { Vec::new() };
                 let page = self.postings.page(ctx, &self.board, after, usize::from(limit), own);
                 let page = Page { total, revoked, depths, ..page };
                 ctx.reply(token, Response::Board(page));

@@ -414,11 +414,14 @@ impl Shards {
     pub fn neighbours_say(&mut self, total: Option<u32>) {
         self.size.neighbours_say = total;
     }
-    /// What a neighbour is told of the trees' depths: as this node has found them, not as it was told itself.
-    pub fn depths_to_tell(&self, now: Timestamp) -> Vec<(Index, u8)> {
+    /// What a neighbour is told of the trees: as this node has found them, not as it was told itself. Of many not
+    /// everybody tells the same.
+    pub fn depths_to_tell(&self, now: Timestamp, me: PeerId) -> Vec<(Index, u8)> {
         let own: BTreeMap<Index, u8> = self.poster.depths_seen().collect();
-        let looked = self.depths.fresh(now).filter(|(index, _)| !own.contains_key(index));
-        own.clone().into_iter().chain(looked).take(MAX_DEPTHS_TOLD).collect()
+        let looked: Vec<_> = self.depths.fresh(now).filter(|(index, _)| !own.contains_key(index)).collect();
+        let skipped = me.public_key()[0] as usize % looked.len().max(1);
+        let looked = looked.iter().cycle().skip(skipped).take(looked.len());
+        own.clone().into_iter().chain(looked.cloned()).take(MAX_DEPTHS_TOLD).collect()
     }
     pub fn depths_told(&mut self, from: PeerId, depths: &[(Index, u8)]) {
         self.depths.told(from, depths);
@@ -438,7 +441,10 @@ impl Shards {
     }
     /// True while there is something to wait for. What was found before `since` is not enough.
     pub fn search(&mut self, ctx: &mut Ctx, query: &Query, wanted: usize, since: Timestamp) -> bool {
-        self.routed && self.searches.begin(ctx, &mut self.stats, query, wanted, since)
+        let (depths, poster) = (&self.depths, &self.poster);
+        let own = |index: &Index| poster.depths().any(|(own, _)| own == index);
+        let in_order = |tiers, ctx: &mut Ctx| depths.in_order(ctx.now, tiers, own, ctx.rng);
+        self.routed && self.searches.begin(ctx, &mut self.stats, in_order, query, wanted, since)
     }
     /// A key was revoked; true if somebody stood here under it.
     pub fn revoke(&mut self, now: Timestamp, peer: PeerId) -> bool {

@@ -498,7 +498,7 @@ impl Poster {
     }
     /// Of the trees where holders have taken it.
     pub fn depths_seen(&self) -> impl Iterator<Item = (Index, u8)> {
-        let stands = self.spots.iter().filter(|spot| spot.acked >= PUT_TO && spot.alternate == 0 && spot.depth > 0);
+        let stands = self.spots.iter().filter(|spot| spot.acked >= PUT_TO && spot.alternate == 0);
         stands.map(|spot| (spot.index.clone(), spot.depth))
     }
     pub fn next_deadline(&self) -> Option<Timestamp> {

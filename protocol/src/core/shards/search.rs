@@ -112,6 +112,7 @@ impl Searches {
         &mut self,
         ctx: &mut Ctx,
         stats: &mut ShardStats,
+        in_order: impl FnOnce(Vec<Vec<Index>>, &mut Ctx) -> Vec<Vec<Index>>,
         query: &Query,
         wanted: usize,
         since: Timestamp,
@@ -133,7 +134,7 @@ impl Searches {
             query: query.clone(),
             wanted,
             began: ctx.now,
-            tiers: indexes_for(query),
+            tiers: in_order(indexes_for(query), ctx),
             tier: 0,
             round: 0,
             left: MOST_SHARDS,
@@ -315,7 +316,8 @@ impl Search {
                 }
                 if visit.done && visit.shard.alternate == 0 {
                     self.covered.insert(visit.shard.clone());
-                    depths.saw(ctx.now, &visit.shard);
+                    let adverts = visit.answers.iter().map(|answer| answer.adverts).max().unwrap_or(0);
+                    depths.saw(ctx.now, &visit.shard, adverts);
                 }
             }
             let new: Vec<Shard> =

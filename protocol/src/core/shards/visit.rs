@@ -30,6 +30,10 @@ pub struct Visit {
     steps: u32,
     /// Steps down into the unknown: each is twice as long as the last.
     downs: u32,
+    /// And up.
+    ups: u32,
+    /// Depths that were looked at.
+    seen: Vec<u8>,
     /// Nobody else does: what saves time is worth some more messages.
     pub hurries: bool,
     pub asked: BTreeMap<u64, PeerId>,
@@ -58,6 +62,8 @@ impl Visit {
             between: (0, MAX_DEPTH),
             steps: 0,
             downs: 0,
+            ups: 0,
+            seen: Vec::new(),
             hurries: false,
             asked: BTreeMap::new(),
             turned_to: Vec::new(),
@@ -215,14 +221,22 @@ impl Visit {
             let likely = usual_depth(depth, below.into(), ctx.leaf);
             let stride = 1 << self.downs.saturating_sub(1).min(3);
             self.downs += 1;
+            if likely > *most && !self.seen.contains(&likely) {
+                // There is more below than would lie where nobody knew of anything: those were new.
+                *most = MAX_DEPTH;
+            }
             Some(likely.max(depth + stride).clamp(*least, (*most).max(*least)))
         } else if absent > leaf && depth > *least {
             *most = depth - 1;
-            Some(*least + (depth - *least) / 2)
+            // Most guesses are off by one.
+            let stride = 1 << self.ups.min(3);
+            self.ups += 1;
+            Some((*least + (depth - *least) / 2).max(depth.saturating_sub(stride)))
         } else {
             None
         };
         self.steps += 1;
+        self.seen.push(depth);
         let stays = self.shard.alternate > 0;
         match next.filter(|next| !stays && *next <= *most && self.steps < MAX_STEPS) {
             Some(next) => self.shard = self.towards.up_to(next),

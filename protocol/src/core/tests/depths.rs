@@ -67,6 +67,33 @@ fn a_search_begins_where_neighbours_have_found_the_leaves_and_looks_up_what_is_b
 }
 
 #[test]
+fn a_search_looks_where_there_is_something_as_neighbours_say_and_then_only_elsewhere() {
+    let query = Query { isolation: IsolationWanted::Any, ..Query::default() };
+    let tiers = crate::shard::indexes_for(&query);
+    let known = tiers[1][0].clone();
+    let mut both = [0, 0];
+    for seed in 60..100 {
+        let mut node = Node::new(seed);
+        node.input(Input::Vicinity { own: None, servers: servers() });
+        told(&mut node, 20, &[(known.clone(), 0)]);
+        let effects = node.input(Input::Search { query: query.clone(), wanted: 1 });
+        let mut asked = Vec::new();
+        answered(&mut node, &servers(), effects, |_, request| {
+            let ShardRequest::Ask { shard, .. } = request else { panic!("{request:?}") };
+            asked.push(shard.index.clone());
+            ShardResponse::Shelf(Shelf::absent())
+        });
+        let others = asked.iter().position(|index| *index != known).expect("there is nothing, so it looks at all");
+        // Two holders of each are asked at first, a third when they have nothing.
+        assert!(others >= 2, "{asked:?}");
+        both[usize::from(others > 2)] += 1;
+        assert!(tiers.concat().iter().all(|index| asked.contains(index)), "{asked:?}");
+    }
+    // One in four looks at a second tree at once.
+    assert!(both[0] > 3 && both[1] > 20, "{both:?}");
+}
+
+#[test]
 fn a_provider_says_how_deep_it_was_sent_to_who_comes_for_the_whole_board() {
     let (mut node, tree) = (Node::provider(1), index());
     let effects = node.input(Input::Vicinity { own: None, servers: servers() });
