@@ -46,6 +46,11 @@ const MAX_TRIES: u32 = 8;
 const MAX_MOVES: u32 = MAX_DEPTH as u32 + 4;
 /// When nobody took it, or nobody serves, it is tried again then.
 const AGAIN: Millis = Millis::secs(30);
+/// Trees remembered that the offer has left: those of each tier, twice.
+const MAX_LEFT: usize = 8;
+/// Who has stood for so long lives in a mesh whose holders stay: to another tree it goes by what it has seen or been told
+/// of its depth. Where holders come and go, what is put into the middle of a tree makes a leaf there.
+const CALM: Millis = ADVERT_TTL;
 /// Earlier places, where the advert may stand until it expires and has to be taken back: one a refresh, twice.
 const MAX_FORMER: usize = 4;
 
@@ -83,6 +88,11 @@ struct Spot {
 pub struct Poster {
     posting: Option<Arc<Sealed<Advert>>>,
     spots: Vec<Spot>,
+    /// How deep it stood in trees that it has left: an offer ends and begins again, or goes from class to class and back,
+    /// as guests come and go.
+    left: Vec<(Index, u8)>,
+    /// Since when its adverts have been taken.
+    stands_since: Option<Timestamp>,
     asked: BTreeMap<u64, Asked>,
 }
 
@@ -115,17 +125,26 @@ pub struct Outcome {
 
 impl Poster {
     /// A new advert, in each index from where the last one stood.
-    pub fn post(&mut self, ctx: &mut Ctx, places: &mut Places, advert: Arc<Sealed<Advert>>, routed: bool) -> Outcome {
+    pub fn post(
+        &mut self,
+        ctx: &mut Ctx,
+        places: &mut Places,
+        advert: Arc<Sealed<Advert>>,
+        likely: Option<&dyn Fn(&Index) -> u8>,
+    ) -> Outcome {
         let indexes = indexes_of(&advert);
         self.posting = Some(advert);
         let (kept, left): (Vec<Spot>, Vec<Spot>) =
             std::mem::take(&mut self.spots).into_iter().partition(|spot| indexes.contains(&spot.index));
         self.spots = kept;
         // An offer of another class stands elsewhere; the old one ends by itself, within a life.
-        drop(left);
+        left.iter().for_each(|spot| self.leave(spot));
+        let stands_long = self.stands_since.is_some_and(|since| ctx.now - since >= CALM);
         for index in indexes {
             if !self.spots.iter().any(|spot| spot.index == index) {
-                self.spots.push(Spot::new(index, 0, 0));
+                let left = self.left.iter().find(|(left, _)| *left == index).map(|(_, depth)| *depth);
+                let depth = left.or(likely.map(|likely| likely(&index))).filter(|_| stands_long);
+                self.spots.push(Spot::new(index, depth.unwrap_or(0), 0));
             }
         }
         self.asked.clear();
@@ -141,11 +160,24 @@ impl Poster {
             let entries = self.spots[n].entries.clone();
             self.put_to(ctx, n, &entries, &mut outcome);
         }
-        if routed {
+        if likely.is_some() {
             self.advance(ctx, places, &mut outcome);
         }
         outcome
     }
+
+    /// How deep it stood is good to know when it comes back.
+    fn leave(&mut self, spot: &Spot) {
+        if spot.alternate > 0 || spot.acked < PUT_TO {
+            return;
+        }
+        self.left.retain(|(index, _)| *index != spot.index);
+        if self.left.len() >= MAX_LEFT {
+            self.left.remove(0);
+        }
+        self.left.push((spot.index.clone(), spot.depth));
+    }
+
     /// There is a routing now.
     pub fn wake(&mut self) {
         self.spots.iter_mut().for_each(|spot| spot.wake = None);
@@ -157,6 +189,7 @@ impl Poster {
         self.posting = None;
         self.asked.clear();
         for spot in std::mem::take(&mut self.spots) {
+            self.leave(&spot);
             let here = (spot.shard(ctx.me()), spot.entries, ctx.now + ADVERT_TTL);
             for (shard, entries, _) in spot.former.into_iter().chain([here]) {
                 let peers: Vec<PeerId> = entries.iter().map(|server| server.peer).collect();
@@ -434,6 +467,7 @@ impl Poster {
             if answer.kept && spot.entries.iter().any(|entry| entry.peer == from) {
                 spot.acked += 1;
                 outcome.acknowledged += 1;
+                self.stands_since.get_or_insert(ctx.now);
                 spot.check.get_or_insert_with(|| ctx.now + ctx.jitter(CHECK_AFTER));
             }
             return;
@@ -512,6 +546,7 @@ impl Poster {
             spot.votes.iter_mut().for_each(|vote| vote.at = vote.at.set_back(by));
             spot.former.iter_mut().for_each(|(_, _, until)| *until = until.set_back(by));
         }
+        self.stands_since = self.stands_since.map(|at| at.set_back(by));
     }
 }
 

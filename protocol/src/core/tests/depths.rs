@@ -1,6 +1,8 @@
 //! Where a search begins, as neighbours say and as this node has seen.
 use super::shards::{answered, server};
 use super::*;
+use crate::advert::ADVERT_TTL;
+use crate::board::PageItem;
 use crate::shard::{Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shelf, Standing, indexes_of};
 use std::sync::Arc;
 
@@ -107,6 +109,47 @@ fn a_provider_says_how_deep_it_was_sent_to_who_comes_for_the_whole_board() {
             panic!("no page")
         };
         assert_eq!(page.depths, told);
+    }
+}
+
+/// Of a mesh whose leaves lie at 6; where adverts were put.
+fn put_to(node: &mut Node, effects: Vec<Effect>) -> Vec<u8> {
+    let mut depths = Vec::new();
+    let own = node.core.board().get(node.now, key(1).peer_id()).map(|entry| entry.advert.signed().clone());
+    answered(node, &servers(), effects, |_, request| match request {
+        ShardRequest::Put { shard, posting: Posting::Advert(_), .. } => {
+            depths.push(shard.depth);
+            let go = if shard.depth < 6 { Go::Down { below: 64 << (6 - shard.depth) } } else { Go::Stay };
+            ShardResponse::Put(PutAnswer { kept: true, go, adverts: 50, total: Some(4000), closer: vec![] })
+        }
+        ShardRequest::Put { .. } => ShardResponse::Noted,
+        // It asks whether they show what they took.
+        _ => {
+            let items = own.iter().map(|advert| PageItem { advert: advert.clone(), life: ADVERT_TTL }).collect();
+            ShardResponse::Shelf(Shelf { items, sample: None, next: None, adverts: 50, standing: Standing::Leaf })
+        }
+    });
+    depths
+}
+
+#[test]
+fn an_offer_that_comes_back_goes_where_it_stood_if_it_stood_long() {
+    for (stood, first) in [(Millis(ADVERT_TTL.0 + 10_000), 6), (Millis::secs(60), 0)] {
+        let mut node = Node::provider(1);
+        let effects = node.input(Input::Vicinity { own: None, servers: servers() });
+        assert_eq!(put_to(&mut node, effects)[0], 0, "nobody has told it anything");
+        let end = node.now + stood;
+        while node.now < end {
+            let effects = node.wait(Millis::secs(10));
+            put_to(&mut node, effects);
+        }
+        let effects = node.input(Input::Offer(Offering::Nothing { reason: "full".into() }));
+        assert!(put_to(&mut node, effects).is_empty(), "only withdrawals");
+        let mut effects = node.wait(Millis::secs(10));
+        effects.extend(node.input(Input::Offer(Offering::Vms(Box::new(offer(1))))));
+        effects.extend(node.wait(Millis::secs(10)));
+        let put = put_to(&mut node, effects);
+        assert_eq!(put[0], first, "after {stood:?}: {put:?}");
     }
 }
 
