@@ -1,6 +1,7 @@
 //! Which trees there are and how deep: what this node has seen, and until then what its neighbours say, who have. It is
-//! where a search begins; from there the holders send it up or down. Adverts begin at the root all the same: put into the middle
-//! of a tree by hearsay they make leaves there, where holders come and go and new ones do not know that it has split.
+//! where a search begins; from there the holders send it up or down. Adverts begin at the root all the same, but those of
+//! who has stood for long: put into the middle of a tree by hearsay they make leaves there, where holders come and go and
+//! new ones do not know that it has split.
 use crate::identity::PeerId;
 use crate::shard::{Index, MAX_DEPTH, Shard};
 use crate::units::{Millis, Timestamp};
