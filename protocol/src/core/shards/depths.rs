@@ -183,8 +183,9 @@ mod tests {
         // A class that is somewhere may be in this country.
         let Index::Country(class, _) = tree(7) else { unreachable!() };
         let all = |index: &Index| *index == Index::All(class);
-        let order = depths.in_order(now, vec![vec![tree(7)], vec![tree(8)]], all, &mut rng);
-        assert_eq!(order, [[tree(7)], [tree(8)]]);
+        let elsewhere = Index::Country(Class { tier: Tier::Large, ..class }, "DE".parse().unwrap());
+        let order = depths.in_order(now, vec![vec![elsewhere], vec![tree(7)]], all, &mut rng);
+        assert_eq!(order[0][0], tree(7));
         // What has gone is known no more.
         depths.saw(now, &Shard::root(tree(1)), 0);
         assert_eq!(depths.likely(now, &tree(1)), 0);
