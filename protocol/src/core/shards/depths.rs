@@ -1,7 +1,8 @@
 //! Which trees there are and how deep: what this node has seen, and until then what its neighbours say, who have. It is
 //! where a search begins; from there the holders send it up or down. Adverts begin at the root all the same, but those of
 //! who has stood for long: put into the middle of a tree by hearsay they make leaves there, where holders come and go and
-//! new ones do not know that it has split.
+//! new ones do not know that it has split. And where nobody looks: one who lies may lengthen a search, but where an advert
+//! begins takes the word of three.
 use crate::identity::PeerId;
 use crate::shard::{Index, MAX_DEPTH, Shard};
 use crate::units::{Millis, Timestamp};
@@ -58,8 +59,16 @@ impl Depths {
 
     /// Where its leaves may lie.
     pub fn likely(&self, now: Timestamp, index: &Index) -> u8 {
+        self.depth(now, index, 1)
+    }
+    /// The same for who will not come to know that it was wrong.
+    pub fn attested(&self, now: Timestamp, index: &Index) -> u8 {
+        self.depth(now, index, TELLERS)
+    }
+    fn depth(&self, now: Timestamp, index: &Index, tellers: usize) -> u8 {
         let seen = self.seen.get(index).filter(|(_, at)| now - *at < FRESH).map(|(depth, _)| *depth);
-        let told = || self.told.get(index)?.iter().map(|(_, depth)| *depth).min();
+        let told = self.told.get(index).filter(|said| said.len() >= tellers);
+        let told = || told?.iter().map(|(_, depth)| *depth).min();
         seen.or_else(told).unwrap_or(0)
     }
 
@@ -128,7 +137,8 @@ mod tests {
     fn the_least_that_is_told_counts_until_a_leaf_is_seen() {
         let (mut depths, now) = (Depths::default(), Timestamp(1_000_000));
         assert_eq!(depths.likely(now, &tree(0)), 0);
-        for (n, depth) in [(1, 7), (2, 6), (3, 24), (3, 9)] {
+        for (told, (n, depth)) in [(1, 7), (2, 6), (3, 24), (3, 9)].into_iter().enumerate() {
+            assert_eq!(depths.attested(now, &tree(0)), if told < TELLERS { 0 } else { 6 }, "two may lie");
             depths.told(peer(n), &[(tree(0), depth), (tree(1), MAX_DEPTH + 1)]);
         }
         assert_eq!((depths.likely(now, &tree(0)), depths.likely(now, &tree(1))), (6, 0));

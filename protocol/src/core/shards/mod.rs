@@ -375,7 +375,7 @@ impl Shards {
     /// A new advert of this node's.
     pub fn post(&mut self, ctx: &mut Ctx, advert: Arc<Sealed<Advert>>) {
         let (now, depths) = (ctx.now, &self.depths);
-        let likely = |index: &Index| depths.likely(now, index);
+        let likely = |index: &Index| depths.attested(now, index);
         let likely: Option<&dyn Fn(&Index) -> u8> = if self.routed { Some(&likely) } else { None };
         let outcome = self.poster.post(ctx, &mut self.places, advert, likely);
         self.noted(ctx, ctx.me(), outcome);
