@@ -73,6 +73,7 @@ each! {
     partition_of_an_hour: "partition-60",
     silent_holders: "silent-holders",
     sybil_adverts: "sybil-adverts",
+    sybils_of_one_block: "sybil-block",
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::book::Book;
 use super::boxed::Boxed;
 use super::handle::Command;
 use super::join::Join;
-use super::limiter::Limiter;
+use super::limiter::{Allowance, Limiter};
 use super::limits;
 use super::metrics::{Metrics, count};
 use super::names::{Names, from_libp2p, to_libp2p};
@@ -136,8 +136,8 @@ impl Actor {
             reach: Reach::default(),
             upkeep: Upkeep::new(Instant::now()),
             requests: HashMap::new(),
-            limiter: Limiter::new(1.0),
-            site_limiter: Limiter::new(limits::SITE_SHARES),
+            limiter: Limiter::new(Allowance::REQUESTS),
+            site_limiter: Limiter::new(Allowance::REQUESTS_OF_SITE),
             reported: HashMap::new(),
             heard: HashMap::new(),
             unjudged: HashMap::new(),

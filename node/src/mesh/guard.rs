@@ -1,5 +1,6 @@
 //! Who may connect at all: the hard outer bound, before any other protocol sees the connection. Written by hand,
 //! because the library's limits keep an entry for every peer that ever connected.
+use super::limiter::{Allowance, Limiter};
 use super::limits;
 use super::names::from_libp2p;
 use super::sites::Site;
@@ -13,6 +14,7 @@ use libp2p::{PeerId, core::ConnectedPoint};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.as_str())]
@@ -27,8 +29,11 @@ pub struct Guard {
     outbound: usize,
     /// Inbound ones of each site that has some.
     of_site: HashMap<Site, usize>,
+    handshakes: Limiter<Site>,
     /// Pinned and bootstrap peers: not counted out.
     exempt: HashSet<PeerId>,
+    /// Where those that are connected, or exempt, came from last.
+    came_from: HashMap<PeerId, Site>,
     banned: HashSet<PeerId>,
     /// Oldest first.
     banned_order: VecDeque<PeerId>,
@@ -46,7 +51,9 @@ impl Guard {
             inbound: 0,
             outbound: 0,
             of_site: HashMap::new(),
+            handshakes: Limiter::new(Allowance::HANDSHAKES_OF_SITE),
             exempt: HashSet::new(),
+            came_from: HashMap::new(),
             banned: HashSet::new(),
             banned_order: VecDeque::new(),
             spared: HashSet::new(),
@@ -57,6 +64,9 @@ impl Guard {
     }
     pub fn unexempt(&mut self, peer: &PeerId) {
         self.exempt.remove(peer);
+        if !self.established.contains_key(peer) {
+            self.came_from.remove(peer);
+        }
     }
     pub fn ban(&mut self, peer: PeerId) {
         if !self.banned.insert(peer) {
@@ -82,6 +92,23 @@ impl Guard {
     }
     pub fn is_banned(&self, peer: &PeerId) -> bool {
         self.banned.contains(peer) && !self.spared.contains(peer)
+    }
+
+    pub fn forget_full(&mut self, now: Instant) {
+        self.handshakes.forget_full(now);
+    }
+
+    /// Before it is known who it is. What comes from where an exempt peer is may be that peer.
+    fn admit_handshake(&mut self, now: Instant, site: Option<Site>) -> Result<(), Denied> {
+        if self.pending_in.len() >= limits::MAX_PENDING_INBOUND {
+            return Err(Denied(Refused::ConnectionLimit));
+        }
+        let is_home =
+            |site: &Site| self.came_from.iter().any(|(peer, from)| from == site && self.exempt.contains(peer));
+        match site.filter(|site| matches!(site, Site::At(_)) && !is_home(site)) {
+            Some(site) if !self.handshakes.admits(now, site) => Err(Denied(Refused::Site)),
+            _ => Ok(()),
+        }
     }
 
     fn admit(&self, peer: &PeerId, direction_count: usize) -> Result<(), Denied> {
@@ -136,12 +163,10 @@ impl NetworkBehaviour for Guard {
     fn handle_pending_inbound_connection(
         &mut self,
         connection: ConnectionId,
-        _: &Multiaddr,
-        _: &Multiaddr,
+        local: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        if self.pending_in.len() >= limits::MAX_PENDING_INBOUND {
-            return Err(ConnectionDenied::new(Denied(Refused::ConnectionLimit)));
-        }
+        self.admit_handshake(Instant::now(), Site::of_caller(local, remote)).map_err(ConnectionDenied::new)?;
         self.pending_in.insert(connection);
         Ok(())
     }
@@ -194,12 +219,18 @@ impl NetworkBehaviour for Guard {
                 *self.established.entry(event.peer_id).or_default() += 1;
                 self.count(event.endpoint, |n| *n += 1);
                 self.count_site(event.endpoint, |n| n + 1);
+                if let Some(site) = Guard::site_of(event.endpoint) {
+                    self.came_from.insert(event.peer_id, site);
+                }
             }
             FromSwarm::ConnectionClosed(event) => {
                 self.count(event.endpoint, |n| *n = n.saturating_sub(1));
                 self.count_site(event.endpoint, |n| n.saturating_sub(1));
                 if event.remaining_established == 0 {
                     self.established.remove(&event.peer_id);
+                    if !self.exempt.contains(&event.peer_id) {
+                        self.came_from.remove(&event.peer_id);
+                    }
                 } else {
                     self.established.insert(event.peer_id, event.remaining_established);
                 }
@@ -226,6 +257,7 @@ impl NetworkBehaviour for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn someone() -> PeerId {
         libp2p::identity::Keypair::generate_ed25519().public().to_peer_id()
@@ -268,6 +300,25 @@ mod tests {
         (0..limits::MAX_CONNECTIONS_PER_SITE).for_each(|_| guard.count_site(&from("/ip4/192.0.2.7/tcp/9"), |n| n - 1));
         guard.count_site(&from("/ip4/127.0.0.1/tcp/9"), |n| n + 1);
         assert!(guard.of_site.is_empty());
+    }
+
+    #[test]
+    fn a_site_may_knock_so_often_unless_a_leased_peer_is_there() {
+        let (mut guard, start) = (Guard::new(24), Instant::now());
+        let site = |ip: &str| Site::of_ip(ip.parse().unwrap());
+        let knocks =
+            |guard: &mut Guard, now, ip| (0..1000).filter(|_| guard.admit_handshake(now, site(ip)).is_ok()).count();
+        assert_eq!(knocks(&mut guard, start, "192.0.2.1"), 80);
+        assert_eq!(knocks(&mut guard, start, "192.0.2.9"), 0, "the same site");
+        assert_eq!(knocks(&mut guard, start, "192.0.3.1"), 80);
+        assert_eq!(knocks(&mut guard, start, "192.168.1.1"), 1000, "nobody comes from there who could not do worse");
+        assert_eq!(knocks(&mut guard, start + Duration::from_secs(60), "192.0.2.1"), 30);
+        let leased = someone();
+        guard.exempt(leased);
+        guard.came_from.insert(leased, site("192.0.2.1").unwrap());
+        assert_eq!(knocks(&mut guard, start, "192.0.2.1"), 1000);
+        guard.unexempt(&leased);
+        assert_eq!(knocks(&mut guard, start, "192.0.2.1"), 0);
     }
 
     #[test]

@@ -28,6 +28,13 @@ pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
 /// that of a site whose nodes know only us each can pay its first visit; little enough that it takes four sites to take
 /// all places.
 pub const MAX_CONNECTIONS_PER_SITE: usize = 32;
+/// Inbound handshakes of one site, those of a site aside where a pinned peer is: so many at once, for a household, an
+/// office or a rack that comes back together, …
+pub const HANDSHAKE_BURST_PER_SITE: f64 = 80.0;
+/// … and after that this many a second. go-libp2p gives a /48 the same of both (`resource-manager`, `newConnRateLimiter`).
+/// A connection costs 2.6 KB each way, and who is refused a place on the board comes again: without it that is most of
+/// what a swarm of ids on one address costs.
+pub const HANDSHAKE_RATE_PER_SITE: f64 = 0.5;
 /// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
 pub const MAX_PENDING_INBOUND: usize = 96;
 /// Outbound dials at once: a lookup runs 3 in parallel, the rest is for requests.

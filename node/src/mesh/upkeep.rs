@@ -92,6 +92,7 @@ impl Actor {
         self.heard.retain(|_, at| now.saturating_duration_since(*at) < limits::ANNOUNCE_EVERY);
         self.limiter.forget_full(now);
         self.site_limiter.forget_full(now);
+        self.swarm.behaviour_mut().guard.forget_full(now);
         self.site_tunnels.retain(|_, tunnels| tunnels.get() > 0);
         self.requests.retain(|_, (_, channel)| channel.is_open());
         let late = |since: Instant| now.saturating_duration_since(since) >= limits::JUDGE_WITHIN;

@@ -54,6 +54,8 @@ pub struct Node {
     pub judging: Vec<(u64, u32, Arc<[u8]>)>,
     /// Connections that are up, and until when.
     pub connections: Vec<(u32, u64)>,
+    /// Handshakes that a block may still make, and when that was so.
+    pub doors: Vec<(Block, f64, u64)>,
     pub vicinity_due: bool,
     /// What is there on its host, whatever its ledger says.
     pub vms: BTreeMap<LeaseId, Resources>,

@@ -204,6 +204,7 @@ impl Model {
             heard: Vec::new(),
             judging: Vec::new(),
             connections: Vec::new(),
+            doors: Vec::new(),
             vicinity_due: false,
             vms: Default::default(),
             started: at,

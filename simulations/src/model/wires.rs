@@ -17,6 +17,11 @@ const CONNECTIONS: usize = 40;
 /// something is closed soon.
 const KEPT: u64 = 150_000;
 const VISIT: u64 = 10_000;
+/// What a node lets one /24 (IPv6: /48) make of handshakes: so many at once, then so many a second, as the live node's
+/// guard; and a door that stays shut: three segments there, two back.
+const KNOCKS: f64 = 80.0;
+const KNOCKS_PER_SECOND: f64 = 0.5;
+const SHUT: usize = 180;
 /// The hash of a run is of everything that is sent, in its order.
 const HASHED_BYTES: usize = 64;
 
@@ -25,8 +30,7 @@ impl Model {
     pub(super) fn connect(&mut self, a: Id, b: Id, kind: Kind) -> u64 {
         let visits = matches!(kind, Kind::Lookup | Kind::Ask);
         let (now, until) = (self.now, self.now + if visits { VISIT } else { KEPT });
-        let there = self.nodes[a as usize].connections.iter().any(|(other, end)| *other == b && *end > now)
-            && self.nodes[b as usize].connections.iter().any(|(other, end)| *other == a && *end > now);
+        let there = self.are_connected(a, b);
         let bytes = if there { 0 } else { self.wire.handshake };
         for (one, other) in [(a, b), (b, a)] {
             let node = &mut self.nodes[one as usize];
@@ -49,6 +53,42 @@ impl Model {
         if there { 0 } else { 4 * self.links.usual(self.link(a), self.link(b)) }
     }
 
+    fn are_connected(&self, a: Id, b: Id) -> bool {
+        let has = |one: Id, other: Id| {
+            self.nodes[one as usize].connections.iter().any(|(peer, end)| *peer == other && *end > self.now)
+        };
+        has(a, b) && has(b, a)
+    }
+
+    /// Whose advert is not taken is not kept.
+    fn end_visit(&mut self, a: Id, b: Id) {
+        let until = self.now + VISIT;
+        for (one, other) in [(a, b), (b, a)] {
+            let known = self.nodes[one as usize].connections.iter_mut().find(|(peer, _)| *peer == other);
+            known.into_iter().for_each(|(_, end)| *end = until.min(*end));
+        }
+    }
+
+    /// Whether there is a connection, or one will be let in.
+    fn is_let_in(&mut self, to: Id, from: Id) -> bool {
+        let Some(block) = self.nodes[from as usize].block.filter(|_| !self.are_connected(from, to)) else {
+            return true;
+        };
+        let now = self.now;
+        let refilled = |knocks: f64, at: u64| (knocks + (now - at) as f64 / 1000.0 * KNOCKS_PER_SECOND).min(KNOCKS);
+        let doors = &mut self.nodes[to as usize].doors;
+        doors.retain(|(_, knocks, at)| refilled(*knocks, *at) < KNOCKS);
+        let known = doors.iter().position(|(known, ..)| *known == block).unwrap_or_else(|| {
+            doors.push((block, KNOCKS, now));
+            doors.len() - 1
+        });
+        let (_, knocks, at) = &mut doors[known];
+        (*knocks, *at) = (refilled(*knocks, *at), now);
+        let is_in = *knocks >= 1.0;
+        *knocks -= f64::from(u8::from(is_in));
+        is_in
+    }
+
     pub(super) fn fail(&mut self, node: Id, epoch: u32, rpc: u64, kind: Kind, after: u64, why: RpcFailure) {
         self.queue.push(self.now + after, Event::Response { node, epoch, rpc, kind, result: Err(why) });
     }
@@ -63,6 +103,14 @@ impl Model {
         let Some(to) = target.filter(|to| self.nodes[*to as usize].is_up() && self.can_talk(id, *to)) else {
             return self.fail(id, epoch, rpc, kind, RPC_TIMEOUT, RpcFailure::Timeout);
         };
+        if !self.is_let_in(to, id) {
+            for one in [id, to] {
+                self.nodes[one as usize].meter.send(Kind::Handshake, SHUT);
+                self.nodes[one as usize].meter.receive(Kind::Handshake, SHUT);
+            }
+            let after = 2 * self.delay(id, to);
+            return self.fail(id, epoch, rpc, kind, after, RpcFailure::Unreachable("refused".into()));
+        }
         let bytes = body.len() + self.wire.request;
         self.nodes[id as usize].meter.send(kind, bytes);
         let set_up = self.connect(id, to, kind);
@@ -132,6 +180,9 @@ impl Model {
         self.check_answer(id, kind, &body);
         let bytes = body.len() + self.wire.request;
         self.nodes[id as usize].meter.send(kind, bytes);
+        if kind == Kind::Put && has(&body, b"Refused") {
+            self.end_visit(id, from);
+        }
         let after = self.delay(id, from);
         self.queue.push(self.now + after, Event::Response { node: from, epoch, rpc, kind, result: Ok(body) });
     }
@@ -242,16 +293,19 @@ pub(super) fn mark_of(body: &[u8]) -> u64 {
 
 /// By the variant's name, which CBOR writes out; nothing else is looked at.
 fn kind_of(body: &[u8]) -> Kind {
-    let head = &body[..body.len().min(96)];
-    let has = |word: &[u8]| head.windows(word.len()).any(|window| window == word);
-    if !has(b"Shard") {
-        return if has(b"Board") || has(b"Post") { Kind::Gossip } else { Kind::Rent };
+    if !has(body, b"Shard") {
+        return if has(body, b"Board") || has(body, b"Post") { Kind::Gossip } else { Kind::Rent };
     }
-    if has(b"Put") {
+    if has(body, b"Put") {
         Kind::Put
-    } else if has(b"Ask") {
+    } else if has(body, b"Ask") {
         Kind::Ask
     } else {
         Kind::Hold
     }
+}
+
+/// Names of variants stand at the beginning.
+fn has(body: &[u8], word: &[u8]) -> bool {
+    body[..body.len().min(96)].windows(word.len()).any(|window| window == word)
 }
