@@ -67,6 +67,7 @@ each! {
     flash_crowd: "flash-crowd",
     forgers: "forgers",
     growth: "growth",
+    half_life: "half-life",
     oversell: "oversell",
     partition_of_1_minute: "partition-1",
     partition_of_10_minutes: "partition-10",
