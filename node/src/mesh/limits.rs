@@ -31,9 +31,9 @@ pub const MAX_CONNECTIONS_PER_SITE: usize = 32;
 /// Inbound handshakes of one site, those of a site aside where a pinned peer is: so many at once, for a household, an
 /// office or a rack that comes back together, …
 pub const HANDSHAKE_BURST_PER_SITE: f64 = 80.0;
-/// … and after that this many a second. go-libp2p gives a /48 the same of both (`resource-manager`, `newConnRateLimiter`).
-/// A connection costs 2.6 KB each way, and who is refused a place on the board comes again: without it that is most of
-/// what a swarm of ids on one address costs.
+/// … and after that this many a second. go-libp2p gives a /48 of IPv6 the same of both (its `conn_rate_limiter.go`; of
+/// IPv4 it bounds single addresses, 16 and 0.2). A connection costs some 2.6 KB each way, and who is refused a place on the
+/// board comes again.
 pub const HANDSHAKE_RATE_PER_SITE: f64 = 0.5;
 /// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
 pub const MAX_PENDING_INBOUND: usize = 96;

@@ -131,7 +131,7 @@ mod tests {
             }
         }
         assert_eq!(held, places.len() * HOLDERS);
-        // Without the fork 24,120.
+        // What is left: places at a fork that is seen in part. Without `is_beyond` it is 24,120.
         assert!(wrong < held / 20, "{wrong} of {}", all.len() * places.len());
     }
 }
