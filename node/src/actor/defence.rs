@@ -16,8 +16,7 @@ impl Actor {
     pub(super) async fn ban_the_charged(&mut self) {
         for charge in std::mem::take(&mut self.charges) {
             // The user has said who is trusted: whom we join through, and whom we let to.
-            let bootstrap = self.mesh.is_bootstrap(charge.peer).await;
-            if self.named.contains(&charge.peer) || bootstrap.unwrap_or(false) {
+            if self.named.contains(&charge.peer) || self.mesh.is_bootstrap(&charge.peer) {
                 tracing::debug!(peer = %charge.peer, reason = charge.reason, "not banned: the settings name it");
                 continue;
             }

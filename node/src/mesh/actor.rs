@@ -296,9 +296,6 @@ impl Actor {
             Command::Unpin(peer) => self.unpin(to_libp2p(peer)),
             Command::Ban(peer) => self.ban(to_libp2p(peer)),
             Command::Unban(peer) => self.swarm.behaviour_mut().guard.unban(&to_libp2p(peer)),
-            Command::IsBootstrap(peer, done) => {
-                let _ = done.send(self.join.is_bootstrap(&to_libp2p(peer)));
-            }
             Command::Disconnect(peer) => self.close(&to_libp2p(peer)),
             // Taken in `run`, which ends with it.
             Command::Shutdown(_) => {}

@@ -1,4 +1,5 @@
 //! The way into a running mesh. Clones share one actor; every call is one command, and the actor always takes them.
+use super::join::Bootstrap;
 use super::limits;
 use super::metrics::{Metrics, MetricsSnapshot};
 use super::types::*;
@@ -52,7 +53,6 @@ pub(super) enum Command {
     Unpin(PeerId),
     Ban(PeerId),
     Unban(PeerId),
-    IsBootstrap(PeerId, oneshot::Sender<bool>),
     Disconnect(PeerId),
     Shutdown(oneshot::Sender<()>),
 }
@@ -64,12 +64,18 @@ pub struct MeshHandle {
     next_rpc: Arc<AtomicU64>,
     rpc_slots: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    bootstrap: Bootstrap,
 }
 
 impl MeshHandle {
-    pub(super) fn new(local: PeerId, commands: mpsc::Sender<Command>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        local: PeerId,
+        commands: mpsc::Sender<Command>,
+        metrics: Arc<Metrics>,
+        bootstrap: Bootstrap,
+    ) -> Self {
         let rpc_slots = Arc::new(Semaphore::new(limits::MAX_RPCS));
-        MeshHandle { local, commands, next_rpc: Arc::new(AtomicU64::new(1)), rpc_slots, metrics }
+        MeshHandle { local, commands, next_rpc: Arc::new(AtomicU64::new(1)), rpc_slots, metrics, bootstrap }
     }
 
     async fn tell(&self, command: Command) -> Result<(), MeshError> {
@@ -160,8 +166,8 @@ impl MeshHandle {
         self.tell(Command::Unban(peer)).await
     }
     /// Whether we were told to join through this peer.
-    pub async fn is_bootstrap(&self, peer: PeerId) -> Result<bool, MeshError> {
-        self.ask(|done| Command::IsBootstrap(peer, done)).await
+    pub fn is_bootstrap(&self, peer: &PeerId) -> bool {
+        self.bootstrap.contains(peer)
     }
     pub async fn disconnect(&self, peer: PeerId) -> Result<(), MeshError> {
         self.tell(Command::Disconnect(peer)).await

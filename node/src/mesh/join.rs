@@ -1,7 +1,10 @@
 //! Joining: bootstrap addresses are dialled at the start, and again for as long as company is wanted, each with its own
 //! growing delay. Pure.
 use super::limits;
+use super::names::from_libp2p;
 use libp2p::{Multiaddr, PeerId};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub struct Target {
@@ -16,8 +19,22 @@ pub struct Target {
     reported: Option<String>,
 }
 
+/// Who is at the addresses that we were told to join through, as far as it is known. Whoever has a clone can look.
+#[derive(Clone, Default)]
+pub struct Bootstrap(Arc<Mutex<HashSet<protocol::PeerId>>>);
+
+impl Bootstrap {
+    pub fn contains(&self, peer: &protocol::PeerId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(peer)
+    }
+    fn insert(&self, peer: &PeerId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(from_libp2p(peer));
+    }
+}
+
 pub struct Join {
     targets: Vec<Target>,
+    bootstrap: Bootstrap,
 }
 
 impl Join {
@@ -31,7 +48,15 @@ impl Join {
             delay: limits::BOOTSTRAP_FIRST,
             reported: None,
         };
-        Join { targets: addrs.into_iter().take(limits::MAX_BOOTSTRAP).map(target).collect() }
+        let targets: Vec<Target> = addrs.into_iter().take(limits::MAX_BOOTSTRAP).map(target).collect();
+        let bootstrap = Bootstrap::default();
+        let told = targets.iter().filter(|target| !target.quiet);
+        told.filter_map(|target| target.peer.as_ref()).for_each(|peer| bootstrap.insert(peer));
+        Join { targets, bootstrap }
+    }
+
+    pub fn bootstrap(&self) -> Bootstrap {
+        self.bootstrap.clone()
     }
 
     /// Those of the wanted ones to dial now; each is then under way until it has connected or failed.
@@ -51,7 +76,10 @@ impl Join {
         let target = &mut self.targets[index];
         target.dialling = false;
         target.next = now + target.delay;
-        target.peer.get_or_insert(peer);
+        let peer = target.peer.get_or_insert(peer);
+        if !target.quiet {
+            self.bootstrap.insert(peer);
+        }
     }
 
     pub fn confirmed(&mut self, peer: &PeerId) {
@@ -76,7 +104,7 @@ impl Join {
     }
 
     pub fn is_bootstrap(&self, peer: &PeerId) -> bool {
-        self.targets.iter().any(|target| !target.quiet && target.peer == Some(*peer))
+        from_libp2p(peer).is_some_and(|peer| self.bootstrap.contains(&peer))
     }
 }
 
@@ -101,7 +129,7 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30, 30]);
         assert!(join.failed(now, 0, "timed out", 0.0), "another reason is news");
-        let peer = PeerId::random();
+        let peer = crate::mesh::names::to_libp2p(protocol::Keypair::from_secret(&[7; 32]).peer_id());
         join.connected(now, 0, peer);
         assert!(join.is_bootstrap(&peer));
         assert_eq!(join.targets[0].delay, limits::BOOTSTRAP_LAST, "it may be a stranger");

@@ -91,7 +91,7 @@ pub async fn spawn(config: MeshConfig) -> Result<(MeshHandle, mpsc::Receiver<Mes
     }
     let (commands, received) = mpsc::channel(limits::COMMANDS);
     let (events, delivered) = mpsc::channel(limits::EVENTS);
-    let handle = MeshHandle::new(config.keypair.peer_id(), commands, counters.clone());
+    let handle = MeshHandle::new(config.keypair.peer_id(), commands, counters.clone(), join.bootstrap());
     let mut actor = actor::Actor::new(swarm, &config, join, counters, received, events);
     for (addr, peer) in anchored(&config) {
         actor.book.add(peer, addr);
