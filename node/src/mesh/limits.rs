@@ -15,6 +15,8 @@ pub const MAX_PINNED: usize = 1024;
 /// A connection beyond the neighbours is let be for this long: enough for a newcomer to ask who else there is, for a
 /// lookup to finish, and for a request with its answer (5 s).
 pub const VISIT: Duration = Duration::from_secs(10);
+/// Who has asked or answered within this is in use: the next question is on its way.
+pub const IN_USE: Duration = Duration::from_secs(2);
 /// One that a lookup of ours made: it asks at once, and an answer takes two round trips. Each costs both sides some
 /// 100 KiB meanwhile, and a lookup makes a dozen.
 pub const CALL: Duration = Duration::from_secs(3);

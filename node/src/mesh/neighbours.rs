@@ -176,8 +176,9 @@ impl<P: Copy + Eq + Hash + Ord> Neighbourhood<P> {
     }
 
     fn end_visit(&mut self, now: Instant, visitor: P, use_of: &impl Fn(&P) -> Use) -> Option<(P, Closing)> {
-        let Member { inbound, relayed, .. } = self.members[&visitor];
-        if use_of(&visitor).busy {
+        let Member { inbound, relayed, useful, .. } = self.members[&visitor];
+        let lately = useful.is_some_and(|at| now.saturating_duration_since(at) < limits::IN_USE);
+        if lately || use_of(&visitor).busy {
             self.stand(&visitor, Standing::Visitor { until: now + limits::VISIT });
             return None;
         }
@@ -257,6 +258,17 @@ mod tests {
         hood.connected(start, 4, true, false, false);
         assert_eq!(hood.kept(), 3);
         assert_eq!(hood.review(start + limits::VISIT, IDLE), [(3, Closing::Surplus)]);
+    }
+
+    #[test]
+    fn a_visitor_that_asks_to_the_end_may_stay_until_it_is_done() {
+        let start = Instant::now();
+        let mut hood = full(start);
+        [8, 9].into_iter().for_each(|peer| hood.connected(start, peer, true, false, false));
+        hood.useful(start, &8);
+        hood.useful(start + limits::VISIT - limits::IN_USE / 2, &9);
+        assert_eq!(hood.review(start + limits::VISIT, IDLE), [(8, Closing::Surplus)]);
+        assert_eq!(hood.review(start + limits::VISIT * 2, IDLE), [(9, Closing::Surplus)]);
     }
 
     #[test]
