@@ -7,6 +7,7 @@ use super::guard::Guard;
 use super::limits;
 use super::metrics::{Metrics, count};
 use super::names::{Names, keypair};
+use super::paced::Pacer;
 use super::prober::Prober;
 use super::punch::Punch;
 use super::relaying::Relaying;
@@ -14,8 +15,8 @@ use super::transport::carriers;
 use super::tunnels::Tunnels;
 use super::types::{Carriers, MeshConfig};
 use libp2p::kad::{self, store::MemoryStore, store::MemoryStoreConfig};
-use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::swarm::{self, NetworkBehaviour};
 use libp2p::{PeerId, Swarm, gossipsub, identify, identity, mdns, memory_connection_limits, noise, ping, yamux};
 use libp2p::{SwarmBuilder, relay, request_response, upnp};
 use protocol::Fault;
@@ -63,7 +64,11 @@ const PEERS_PER_IP: f64 = 16.0;
 pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Result<Swarm<Boxed<Behaviour>>, Fault> {
     let key = keypair(&config.keypair);
     let local = key.public().to_peer_id();
-    let behaviour = behaviour(config, names, &key, metrics)?;
+    let pacer = match config.carriers {
+        Carriers::Sockets => Pacer::new(),
+        Carriers::Memory(_) => Pacer::boundless(),
+    };
+    let behaviour = behaviour(config, names, &key, metrics, pacer.clone())?;
     let carriers = carriers(config, &key, &metrics.traffic)?;
     let broken = |what: &str, e: &dyn std::fmt::Display| Fault::internal(format!("{what}: {e}"));
     let swarm = SwarmBuilder::with_existing_identity(key)
@@ -74,7 +79,9 @@ pub fn swarm(config: &MeshConfig, names: &Names, metrics: &Arc<Metrics>) -> Resu
         .map_err(|e| broken("noise", &e))?
         .with_behaviour(|_, called| Boxed(behaviour(called)))
         .map_err(|e| broken("behaviour", &e))?
-        .with_swarm_config(|c| c.with_idle_connection_timeout(limits::IDLE_CONNECTION))
+        .with_swarm_config(|_| {
+            swarm::Config::with_executor(pacer).with_idle_connection_timeout(limits::IDLE_CONNECTION)
+        })
         .build();
     debug_assert_eq!(*swarm.local_peer_id(), local);
     Ok(swarm)
@@ -92,6 +99,7 @@ fn behaviour(
     names: &Names,
     key: &identity::Keypair,
     metrics: &Arc<Metrics>,
+    pacer: Pacer,
 ) -> Result<impl FnOnce(relay::client::Behaviour) -> Behaviour + use<>, Fault> {
     let local = key.public().to_peer_id();
     let identify = identify::Config::new(names.identify.clone(), key.public())
@@ -105,7 +113,7 @@ fn behaviour(
         .with_request_timeout(limits::CONTROL_STREAM_TIMEOUT)
         .with_max_concurrent_streams(limits::MAX_CONTROL_STREAMS);
     let protocols = [(names.control.clone(), request_response::ProtocolSupport::Full)];
-    let guard = Guard::new(config.max_neighbours);
+    let guard = Guard::new(config.max_neighbours, pacer);
     let (kad, gossip, mdns) =
         (kademlia(config, names, local), gossip(names, Copies(metrics.clone()))?, multicast(config.mdns, local));
     let (identify, ping) = (identify::Behaviour::new(identify), ping::Behaviour::new(ping));

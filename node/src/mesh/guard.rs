@@ -3,6 +3,8 @@
 use super::limiter::{Allowance, Limiter};
 use super::limits;
 use super::names::from_libp2p;
+use super::pace::Payer;
+use super::paced::{Pacer, Seat};
 use super::sites::Site;
 use super::types::Refused;
 use libp2p::core::{Endpoint, Multiaddr, transport::PortUse};
@@ -13,6 +15,7 @@ use libp2p::swarm::{
 use libp2p::{PeerId, core::ConnectedPoint};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -22,6 +25,9 @@ pub struct Denied(pub Refused);
 
 pub struct Guard {
     max_established: usize,
+    pacer: Pacer,
+    /// Of each connection, with whose it is.
+    seats: HashMap<ConnectionId, (PeerId, Arc<Seat>)>,
     pending_in: HashSet<ConnectionId>,
     pending_out: HashSet<ConnectionId>,
     established: HashMap<PeerId, usize>,
@@ -42,9 +48,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub fn new(max_neighbours: usize) -> Self {
+    pub fn new(max_neighbours: usize, pacer: Pacer) -> Self {
         Guard {
             max_established: max_neighbours + limits::MAX_VISITORS,
+            pacer,
+            seats: HashMap::new(),
             pending_in: HashSet::new(),
             pending_out: HashSet::new(),
             established: HashMap::new(),
@@ -61,9 +69,11 @@ impl Guard {
     }
     pub fn exempt(&mut self, peer: PeerId) {
         self.exempt.insert(peer);
+        self.set_free(&peer, true);
     }
     pub fn unexempt(&mut self, peer: &PeerId) {
         self.exempt.remove(peer);
+        self.set_free(peer, false);
         if !self.established.contains_key(peer) {
             self.came_from.remove(peer);
         }
@@ -128,6 +138,19 @@ impl Guard {
         Ok(())
     }
 
+    /// For the task that the library makes next.
+    fn seat(&mut self, connection: ConnectionId, peer: PeerId, site: Option<Site>) {
+        let payer = site.map_or(Payer::Connection(connection), Payer::Site);
+        if let Some(seat) = self.pacer.expect(payer) {
+            seat.set_free(self.exempt.contains(&peer));
+            self.seats.insert(connection, (peer, seat));
+        }
+    }
+
+    fn set_free(&self, peer: &PeerId, free: bool) {
+        self.seats.values().filter(|(of, _)| of == peer).for_each(|(_, seat)| seat.set_free(free));
+    }
+
     fn admit_from(&self, peer: &PeerId, site: Option<Site>) -> Result<(), Denied> {
         self.admit(peer, self.inbound)?;
         let of_site = site.and_then(|site| self.of_site.get(&site)).copied().unwrap_or(0);
@@ -168,6 +191,7 @@ impl NetworkBehaviour for Guard {
     ) -> Result<(), ConnectionDenied> {
         self.admit_handshake(Instant::now(), Site::of_caller(local, remote)).map_err(ConnectionDenied::new)?;
         self.pending_in.insert(connection);
+        self.pacer.expect(Payer::Callers);
         Ok(())
     }
 
@@ -179,7 +203,10 @@ impl NetworkBehaviour for Guard {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.pending_in.remove(&connection);
-        self.admit_from(&peer, Site::of_caller(local, remote)).map_err(ConnectionDenied::new)?;
+        let site = Site::of_caller(local, remote);
+        self.pacer.expect_none();
+        self.admit_from(&peer, site).map_err(ConnectionDenied::new)?;
+        self.seat(connection, peer, site);
         Ok(dummy::ConnectionHandler)
     }
 
@@ -197,6 +224,8 @@ impl NetworkBehaviour for Guard {
             return Err(ConnectionDenied::new(Denied(Refused::ConnectionLimit)));
         }
         self.pending_out.insert(connection);
+        // We have chosen to call.
+        self.pacer.expect_none();
         Ok(vec![])
     }
 
@@ -204,12 +233,14 @@ impl NetworkBehaviour for Guard {
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        addr: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.pending_out.remove(&connection);
+        self.pacer.expect_none();
         self.admit(&peer, self.outbound).map_err(ConnectionDenied::new)?;
+        self.seat(connection, peer, Site::of(addr));
         Ok(dummy::ConnectionHandler)
     }
 
@@ -224,6 +255,7 @@ impl NetworkBehaviour for Guard {
                 }
             }
             FromSwarm::ConnectionClosed(event) => {
+                self.seats.remove(&event.connection_id);
                 self.count(event.endpoint, |n| *n = n.saturating_sub(1));
                 self.count_site(event.endpoint, |n| n.saturating_sub(1));
                 if event.remaining_established == 0 {
@@ -237,9 +269,11 @@ impl NetworkBehaviour for Guard {
             }
             FromSwarm::DialFailure(event) => {
                 self.pending_out.remove(&event.connection_id);
+                self.seats.remove(&event.connection_id);
             }
             FromSwarm::ListenFailure(event) => {
                 self.pending_in.remove(&event.connection_id);
+                self.seats.remove(&event.connection_id);
             }
             _ => {}
         }
@@ -265,7 +299,7 @@ mod tests {
 
     #[test]
     fn limits_bans_and_keys() {
-        let mut guard = Guard::new(24);
+        let mut guard = Guard::new(24, Pacer::boundless());
         let (peer, full) = (someone(), 24 + limits::MAX_VISITORS);
         let why = |result: Result<(), Denied>| result.err().map(|denied| denied.0);
         assert_eq!(why(guard.admit(&peer, full - 1)), None);
@@ -281,7 +315,7 @@ mod tests {
 
     #[test]
     fn many_ids_of_one_site_take_its_places_only() {
-        let mut guard = Guard::new(24);
+        let mut guard = Guard::new(24, Pacer::boundless());
         let from = |addr: &str| ConnectedPoint::Listener {
             local_addr: "/ip4/198.51.100.1/tcp/1".parse().unwrap(),
             send_back_addr: addr.parse().unwrap(),
@@ -304,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_site_may_knock_so_often_unless_a_leased_peer_is_there() {
-        let (mut guard, start) = (Guard::new(24), Instant::now());
+        let (mut guard, start) = (Guard::new(24, Pacer::boundless()), Instant::now());
         let site = |ip: &str| Site::of_ip(ip.parse().unwrap());
         let knocks =
             |guard: &mut Guard, now, ip| (0..1000).filter(|_| guard.admit_handshake(now, site(ip)).is_ok()).count();
@@ -323,7 +357,7 @@ mod tests {
 
     #[test]
     fn bans_are_bounded_and_the_oldest_is_forgotten() {
-        let mut guard = Guard::new(24);
+        let mut guard = Guard::new(24, Pacer::boundless());
         let peers: Vec<PeerId> = (0..limits::MAX_BANNED + 1).map(|_| PeerId::random()).collect();
         peers.iter().for_each(|peer| guard.ban(*peer));
         guard.ban(peers[1]);

@@ -37,6 +37,11 @@ pub const HANDSHAKE_BURST_PER_SITE: f64 = 80.0;
 /// IPv4 it bounds single addresses, 16 and 0.2). A connection costs some 2.6 KB each way, and who is refused a place on the
 /// board comes again.
 pub const HANDSHAKE_RATE_PER_SITE: f64 = 0.5;
+/// Of one core: what the tasks of all connections may take together (`pace`), leased and bootstrap peers' aside. A
+/// question with its answer takes some 0.4 ms of it, and about as much besides.
+pub const TASKS_SHARE: f64 = 0.1;
+/// … and what those may that are still shaking hands: dozens a second.
+pub const HANDSHAKES_SHARE: f64 = 0.05;
 /// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
 pub const MAX_PENDING_INBOUND: usize = 96;
 /// Outbound dials at once: a lookup runs 3 in parallel, the rest is for requests.

@@ -7,9 +7,9 @@
 //! | `limits` | every bound, with its reason |
 //! | `actor` | the loop that owns the swarm; `events`, `announce`, `reach`, `nat`, `paths`, `vicinity`, `upkeep` are parts |
 //! | `peer` | what is known of a connected peer |
-//! | `neighbours`, `join`, `anchors`, `limiter`, `sites`, `book`, `reachability`, `relays` | what it decides; pure |
+//! | `neighbours`, `join`, `anchors`, `limiter`, `pace`, `sites`, `book`, `reachability`, `relays` | what it decides; pure |
 //! | `transport`, `link`, `metered` | what carries connections: sockets, or memory with simulated links; bytes counted |
-//! | `behaviour`, `boxed`, `names`, `codec`, `guard`, `tunnels`, `streams` | what libp2p is made of here |
+//! | `behaviour`, `boxed`, `names`, `codec`, `guard`, `paced`, `tunnels`, `streams` | what libp2p is made of here |
 //! | `prober`, `dialback`, `called`, `relaying`, `conduit`, `punch` | the library's AutoNAT, relay, punching, bounded |
 //! | `fuzzing` | its decoders, for `tests/fuzz` |
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
@@ -38,6 +38,8 @@ mod metrics;
 mod names;
 mod nat;
 mod neighbours;
+mod pace;
+mod paced;
 mod paths;
 mod peer;
 mod prober;
