@@ -8,7 +8,7 @@ use tests::hand::attack::{self, Attack};
 use tests::hand::frames::Target;
 use tests::hand::honest::{Honest, resident};
 
-const FRAMES: u64 = 10_000;
+const FRAMES: u64 = 3_000;
 const CONNECTIONS: usize = 24;
 const MOST_GROWTH: u64 = 32 << 20;
 

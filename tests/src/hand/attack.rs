@@ -1,6 +1,6 @@
 //! As many frames as are wanted, over as many connections as the node takes, as fast as it takes them.
 use super::frames::{Frames, Target, identity, varint_framed};
-use super::{Asked, Hand, IDENTIFY, IDENTIFY_PUSH, Names};
+use super::{Asked, Hand, IDENTIFY, IDENTIFY_PUSH, Names, PATIENCE};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use std::collections::BTreeMap;
 use std::io;
@@ -187,7 +187,13 @@ async fn pour(front: &Front, mut stream: libp2p::Stream, frames: &mut Frames) ->
             break;
         }
     }
-    timeout(ANSWER, stream.close()).await.unwrap_or(Ok(())).or(Ok(()))
+    // Until the node has read it all, and closes its side: what is left in a window when the connection ends is lost.
+    let ended = async {
+        stream.close().await?;
+        stream.read_to_end(&mut Vec::new()).await
+    };
+    let _ = timeout(PATIENCE, ended).await;
+    Ok(())
 }
 
 /// What the node asks us is answered too, and no better.

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Each asks this often at most: well under what a node takes from one peer.
-const EVERY: Duration = Duration::from_millis(30);
+/// Each asks this often at most: a twelfth of what a node takes from one peer, and more than one asks another for long.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// What is over sooner has been asked about, too.
+const FEW: usize = 8;
 
 pub struct Honest {
     mesh: MeshHandle,
@@ -57,13 +60,13 @@ impl Honest {
         honest
     }
 
-    /// Asks until it is told to stop.
+    /// Asks until it is told to stop, and has asked a few times.
     pub fn ask(mut self, stop: Arc<AtomicBool>) -> JoinHandle<(Honest, Asked)> {
         tokio::spawn(async move {
             let mut asked = Asked::default();
             let mut next = tokio::time::interval(EVERY);
             next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) || asked.took.len() + asked.failed.len() < FEW {
                 next.tick().await;
                 let began = Instant::now();
                 match self.once(asked.took.len()).await {
