@@ -55,7 +55,7 @@ bench: deps-test $(TINY) ## measure against plain virsh, scp and noise+yamux (BE
 fuzz: deps-build ## hostile input for every decoder, 60 s each (FUZZ='10 core board' is 10 s for these two)
 	tests/tools/fuzz.sh $(FUZZ)
 
-hostile-full: deps-build ## ten million bad adverts, and a million malformed frames of every protocol; half an hour
+hostile-full: deps-build ## ten million bad adverts, and a million malformed frames of every protocol; hours
 	$(CARGO) test --release $(CARGOFLAGS) -p protocol --test main hostile::ten -- --ignored --nocapture
 	$(CARGO) build --release $(CARGOFLAGS) -p cli -p tests --bins
 	$(BUILT)/release/hostile $(HOSTILE)
