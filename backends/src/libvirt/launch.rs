@@ -152,6 +152,9 @@ impl Host {
                 if domain.is_active().unwrap_or(false) {
                     domain.destroy().map_err(|error| failed("stop the VM that hangs under KVM", &error))?;
                 }
+                // Not the same object: that the first process has ended libvirt may hear late, and up to version 9.0 it
+                // then ends whichever process the object has by that time.
+                domain.undefine().map_err(|error| failed("describe the VM anew", &error))?;
                 let emulated = self.define_for(connect, id, order, Engine::Tcg)?;
                 emulated.create().map_err(|error| failed("start the VM", &error))?;
                 // Now it is KVM that was to blame: what cannot be started either way says nothing about it.
