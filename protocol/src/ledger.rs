@@ -12,7 +12,7 @@ use crate::error::Fault;
 use crate::identity::PeerId;
 use crate::lease::{Accept, LeaseDocument, QUOTE_HOLD, Quote};
 use crate::message::{LeaseStage, LeaseStatus, VmPhase};
-use crate::names::{CreateId, Digest, GuestUser, LeaseId, Network, QuoteId};
+use crate::names::{ActId, CreateId, Digest, GuestUser, LeaseId, Network, QuoteId};
 use crate::refusal::Refusal;
 use crate::spec::VmSpec;
 use crate::units::{Millis, Resources, Timestamp};
@@ -33,6 +33,8 @@ pub const TOMBSTONES_PER_REQUESTOR: usize = 32;
 /// Ended leases kept so that a late question gets a true answer.
 pub const MAX_ENDED: usize = 1024;
 pub const ENDED_KEPT: Millis = Millis::secs(24 * 3600);
+/// Actions of one VM that are known again: as many as its tenant has under way (`MAX_POWERS`).
+const MAX_ACTS: usize = 16;
 
 /// What a node has to let, apart from what is let already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +81,9 @@ pub struct LeaseRow {
     pub ran: bool,
     pub vm: VmPhase,
     pub revision: u64,
+    /// The last that were done, the latest last: one that is asked for again is not done again.
+    #[serde(default)]
+    pub acts: Vec<ActId>,
     pub fault: Option<Fault>,
 }
 
@@ -108,6 +113,12 @@ impl LeaseRow {
             confirm: self.confirm.as_ref().map(Into::into),
             active: self.active.as_ref().map(Into::into),
         }
+    }
+    pub fn acted(&mut self, act: ActId) {
+        if self.acts.len() >= MAX_ACTS {
+            self.acts.remove(0);
+        }
+        self.acts.push(act);
     }
     pub fn touch(&mut self) {
         self.revision += 1;

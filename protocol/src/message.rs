@@ -5,7 +5,7 @@ use crate::codec::{self, DecodeError, MAX_MESSAGE};
 use crate::envelope::Signed;
 use crate::error::Fault;
 use crate::identity::PeerId;
-use crate::names::{CreateId, GuestUser, LeaseId, QuoteId};
+use crate::names::{ActId, CreateId, GuestUser, LeaseId, QuoteId};
 use crate::refusal::Refusal;
 use crate::shard::{ShardRequest, ShardResponse};
 use crate::spec::VmSpec;
@@ -69,8 +69,10 @@ pub enum Request {
         lease_id: LeaseId,
         seen: u64,
     },
+    /// May be repeated under its id until there is an answer.
     Power {
         lease_id: LeaseId,
+        act: ActId,
         action: PowerAction,
     },
 }

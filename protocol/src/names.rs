@@ -268,6 +268,10 @@ hex_id!(
     CreateId, 16, "a create id"
 );
 hex_id!(
+    /// Made once by the requestor for each time that it switches a VM: whatever is repeated under it is the same.
+    ActId, 16, "the id of an action"
+);
+hex_id!(
     /// Names one quote.
     QuoteId, 16, "a quote id"
 );

@@ -8,7 +8,7 @@ use protocol::message::{
     ConfirmReq, Frame, FrameError, LeaseStage, LeaseStatus, PowerAction, ProvisionStep, QuoteReq, Request, Response,
     VERSION, VmPhase,
 };
-use protocol::names::{Arch, CreateId, IsolationWanted, LeaseId, QuoteId};
+use protocol::names::{ActId, Arch, CreateId, IsolationWanted, LeaseId, QuoteId};
 use protocol::refusal::Refusal;
 use protocol::spec::VmSpec;
 use protocol::units::{Millis, Timestamp};
@@ -61,7 +61,11 @@ fn request() -> impl Strategy<Value = Request> {
         id().prop_map(|id| Request::Release(LeaseId(id))),
         id().prop_map(|id| Request::Status(LeaseId(id))),
         (id(), any::<u64>()).prop_map(|(id, seen)| Request::Watch { lease_id: LeaseId(id), seen }),
-        (id(), power()).prop_map(|(id, action)| Request::Power { lease_id: LeaseId(id), action }),
+        (id(), id(), power()).prop_map(|(id, act, action)| Request::Power {
+            lease_id: LeaseId(id),
+            act: ActId(act),
+            action
+        }),
     ]
 }
 fn phase() -> impl Strategy<Value = VmPhase> {

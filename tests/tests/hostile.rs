@@ -4,7 +4,7 @@ use protocol::advert::{Advert, Terms, Withdrawal};
 use protocol::board::Posting;
 use protocol::envelope::{Sealed, Signed};
 use protocol::message::{Frame, PowerAction, Request, Response};
-use protocol::names::{Arch, Egress, Isolation, LeaseId, Network};
+use protocol::names::{ActId, Arch, Egress, Isolation, LeaseId, Network};
 use protocol::refusal::Refusal;
 use protocol::tunnel::{TunnelOpen, TunnelReply};
 use protocol::units::{Resources, Timestamp};
@@ -206,8 +206,8 @@ async fn a_second_identity_gets_nothing_of_the_firsts_vm() {
     for request in [
         Request::Status(lease),
         Request::Watch { lease_id: lease, seen: 0 },
-        Request::Power { lease_id: lease, action: PowerAction::Stop { force: true } },
-        Request::Power { lease_id: lease, action: PowerAction::Restart },
+        Request::Power { lease_id: lease, act: ActId([1; 16]), action: PowerAction::Stop { force: true } },
+        Request::Power { lease_id: lease, act: ActId([1; 16]), action: PowerAction::Restart },
         Request::Release(lease),
     ] {
         let refusal = stranger.refusal(peer, request).await;

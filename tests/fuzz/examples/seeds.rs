@@ -10,7 +10,7 @@ use protocol::lease::{Accept, Active, Confirm, Grant, LeaseDocument, Quote};
 use protocol::message::{
     ConfirmReq, Frame, LeaseStage, LeaseStatus, PowerAction, ProvisionStep, QuoteReq, Request, Response, VmPhase,
 };
-use protocol::names::{CreateId, Digest, Egress, Isolation, IsolationWanted, LeaseId, QuoteId};
+use protocol::names::{ActId, CreateId, Digest, Egress, Isolation, IsolationWanted, LeaseId, QuoteId};
 use protocol::refusal::Refusal;
 use protocol::revocation::Revocation;
 use protocol::spec::VmSpec;
@@ -155,8 +155,8 @@ fn requests() -> Vec<Request> {
         Request::Release(lease_id),
         Request::Status(lease_id),
         Request::Watch { lease_id, seen: 3 },
-        Request::Power { lease_id, action: PowerAction::Stop { force: true } },
-        Request::Power { lease_id, action: PowerAction::Start },
+        Request::Power { lease_id, act: ActId([5; 16]), action: PowerAction::Stop { force: true } },
+        Request::Power { lease_id, act: ActId([5; 16]), action: PowerAction::Start },
     ];
     all.extend(postings().into_iter().map(Request::Post));
     all.extend(shards::requests().into_iter().map(Request::Shard));

@@ -213,7 +213,7 @@ impl Provider {
             Request::Release(lease_id) => ("a release", self.release(ctx, from, lease_id)),
             Request::Status(lease_id) => ("a status", self.status(from, lease_id)),
             Request::Watch { lease_id, seen } => return self.watch(ctx, token, from, lease_id, seen),
-            Request::Power { lease_id, action } => (action.what(), self.power(ctx, from, lease_id, action)),
+            Request::Power { lease_id, act, action } => (action.what(), self.power(ctx, from, lease_id, act, action)),
             Request::Board { .. } | Request::Post(_) | Request::Shard(_) => return,
         };
         let response = answer.unwrap_or_else(|refusal| {

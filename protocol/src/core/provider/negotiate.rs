@@ -122,6 +122,7 @@ impl Provider {
             ran: false,
             vm: VmPhase::Waiting,
             revision: 1,
+            acts: Vec::new(),
             fault: None,
         };
         ctx.persist(vec![put(&row)]);

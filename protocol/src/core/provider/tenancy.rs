@@ -4,7 +4,7 @@ use crate::core::{Ctx, Effect, EventKind, Severity, VmReport};
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
 use crate::message::{LeaseStage, PowerAction, ProvisionStep, Response, VmPhase};
-use crate::names::LeaseId;
+use crate::names::{ActId, LeaseId};
 use crate::refusal::Refusal;
 
 impl Provider {
@@ -35,9 +35,13 @@ impl Provider {
         ctx: &mut Ctx,
         from: PeerId,
         lease_id: LeaseId,
+        act: ActId,
         action: PowerAction,
     ) -> Result<Response, Refusal> {
         let row = self.ledger.owned_mut(from, lease_id)?;
+        if row.acts.contains(&act) {
+            return Ok(Response::Status(row.status()));
+        }
         let wrong = |wanted: &str| Err(Refusal::WrongState { is: row.vm.word().to_owned(), wanted: wanted.to_owned() });
         if row.stage != LeaseStage::Active {
             return wrong("leased");
@@ -58,6 +62,7 @@ impl Provider {
         row.vm = next;
         row.wants_power = !matches!(action, PowerAction::Stop { .. });
         row.fault = None;
+        row.acted(act);
         row.touch();
         let (op, status) = (put(row), row.status());
         let effect = match next {

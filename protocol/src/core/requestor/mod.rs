@@ -23,9 +23,9 @@ use crate::error::{ErrorCode, Fault};
 use crate::history::History;
 use crate::identity::PeerId;
 use crate::lease::{LeaseDocument, Quote};
-use crate::message::{LeaseStatus, Request, Response};
+use crate::message::{LeaseStatus, PowerAction, Request, Response};
 use crate::money::Amount;
-use crate::names::{CreateId, Digest, LeaseId, Network, VmName};
+use crate::names::{ActId, CreateId, Digest, LeaseId, Network, VmName};
 use crate::ranking::Experience;
 use crate::spec::{Query, VmSpec};
 use crate::units::{Millis, Timestamp};
@@ -50,6 +50,8 @@ const RESOLVE: Millis = Millis::secs(60);
 const LOOK_SPACING: Millis = Millis(100);
 /// Power actions of one VM under way; a user has one, scripts a few.
 const MAX_POWERS: usize = 16;
+/// How often an action is asked for that is not answered.
+pub const POWER_TRIES: u32 = 3;
 /// Quotes that are no longer waited for, remembered so that what they hold is given back when they come.
 const MAX_LATE: usize = 1024;
 /// Leases being given back. Each belongs to a try of a create; with so many that do not get through, no more is begun.
@@ -186,6 +188,9 @@ struct Work {
 
 struct Power {
     ticket: u64,
+    act: ActId,
+    action: PowerAction,
+    tries: u32,
     until: Timestamp,
 }
 
@@ -337,7 +342,7 @@ impl Requestor {
         let Some((&id, _)) = owner else { return };
         let Some(work) = self.work.get_mut(&id) else { return };
         if let Some(power) = work.powers.remove(&rpc) {
-            return self.power_answered(ctx, board, id, power.ticket, result);
+            return self.power_answered(ctx, board, id, power, result);
         }
         if let Some((peer, sent)) = work.asked.remove(&rpc) {
             return self.quote_answered(ctx, board, id, peer, ctx.now - sent, result);
@@ -399,7 +404,7 @@ impl Requestor {
             let unanswered = work.rpc.is_some();
             let woken = work.wake.is_none_or(|at| at <= ctx.now);
             for power in overdue {
-                self.power_answered(ctx, board, id, power.ticket, Err(RpcFailure::Timeout));
+                self.power_answered(ctx, board, id, power, Err(RpcFailure::Timeout));
             }
             if !woken {
                 return;

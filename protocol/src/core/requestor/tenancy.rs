@@ -1,12 +1,12 @@
 //! A lease that is active: knowing how its VM fares, and switching it.
 use super::checks::refused;
 use super::negotiate::mark;
-use super::{MAX_POWERS, Phase, Power, Requestor, UNANSWERED, no_such_vm, put};
+use super::{MAX_POWERS, POWER_TRIES, Phase, Power, Requestor, UNANSWERED, no_such_vm, put};
 use crate::board::Board;
 use crate::core::{Ctx, Effect, RpcFailure};
 use crate::error::{ErrorCode, Fault};
 use crate::message::{LeaseStage, LeaseStatus, PowerAction, Request, Response, VmPhase};
-use crate::names::CreateId;
+use crate::names::{ActId, CreateId};
 use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 
@@ -164,12 +164,10 @@ impl Requestor {
                 Refusal::TooManyRequests { retry_after_s: 1 }.into()
             }
             Some(rental) => match rental.deal.as_ref().filter(|_| rental.phase == Phase::Leased) {
-                Some(deal) => {
-                    let (provider, lease_id) = (deal.provider, deal.lease_id);
-                    let rpc = ctx.send(provider, Request::Power { lease_id, action });
-                    let power = Power { ticket, until: ctx.now + UNANSWERED };
-                    self.work.entry(id).or_default().powers.insert(rpc, power);
-                    return;
+                Some(_) => {
+                    let act = ActId(ctx.random_16());
+                    let power = Power { ticket, act, action, tries: 0, until: ctx.now + UNANSWERED };
+                    return self.try_power(ctx, id, power);
                 }
                 None => Fault::new(ErrorCode::WrongState, format!("'{}' has no active lease", rental.name))
                     .hint("'golemnode vm info' shows its state"),
@@ -178,15 +176,29 @@ impl Requestor {
         ctx.effect(Effect::Answer { ticket, result: Err(refusal) });
     }
 
+    fn try_power(&mut self, ctx: &mut Ctx, id: CreateId, power: Power) {
+        let Some(deal) = self.rentals.get(&id).and_then(|rental| rental.deal.as_ref()) else {
+            let result = Err(Fault::new(ErrorCode::WrongState, "its lease has ended meanwhile"));
+            return ctx.effect(Effect::Answer { ticket: power.ticket, result });
+        };
+        let request = Request::Power { lease_id: deal.lease_id, act: power.act, action: power.action };
+        let rpc = ctx.send(deal.provider, request);
+        self.work.entry(id).or_default().powers.insert(rpc, Power { tries: power.tries + 1, ..power });
+    }
+
     pub(super) fn power_answered(
         &mut self,
         ctx: &mut Ctx,
         board: &Board,
         id: CreateId,
-        ticket: u64,
+        power: Power,
         result: Result<Response, RpcFailure>,
     ) {
+        let may_go_again = power.tries < POWER_TRIES && ctx.now < power.until;
+        let ticket = power.ticket;
         let result = match result {
+            // Whether it was done nobody knows. The provider does it once.
+            Err(RpcFailure::Timeout) if may_go_again => return self.try_power(ctx, id, power),
             Ok(Response::Status(status)) => {
                 let news = self.take_status(ctx, board, id, status);
                 if self.work.get(&id).is_some_and(|work| work.rpc.is_none()) {

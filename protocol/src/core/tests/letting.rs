@@ -184,8 +184,31 @@ fn what_has_run_survives_a_failure_and_what_has_not_ends() {
     let effects = node.report(id, VmReport::Failed(Fault::internal("libvirt is not up yet")));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::DestroyVm(_))), "its disk is its tenant's");
     assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Active, VmPhase::Failed));
-    let effects = node.ask_all(2, Request::Power { lease_id: id, action: PowerAction::Start });
+    let effects = node.ask_all(2, Request::Power { lease_id: id, act: ActId([1; 16]), action: PowerAction::Start });
     assert!(effects.iter().any(|effect| matches!(effect, Effect::StartVm(_))));
+}
+
+#[test]
+fn an_action_that_is_asked_for_again_is_not_done_again() {
+    let mut node = Node::provider(1);
+    let id = node.lease(2, 1);
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    let done = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::PowerVm { .. })).count();
+    let restart = |act: u8| Request::Power { lease_id: id, act: ActId([act; 16]), action: PowerAction::Restart };
+    assert_eq!(done(&node.ask_all(2, restart(1))), 1);
+    assert!(matches!(node.ask(2, restart(1)), Response::Status(status) if status.vm == VmPhase::Stopping));
+    node.report(id, VmReport::Phase(VmPhase::Booting));
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    assert_eq!(done(&node.ask_all(2, restart(1))), 0, "it is done");
+    node.restart();
+    node.report(id, VmReport::Phase(VmPhase::Running));
+    assert_eq!(done(&node.ask_all(2, restart(1))), 0, "and stays so");
+    assert_eq!(done(&node.ask_all(2, restart(2))), 1);
+    for act in 3..40 {
+        node.report(id, VmReport::Phase(VmPhase::Running));
+        node.ask_all(2, restart(act));
+    }
+    assert_eq!(node.row(id).acts.len(), 16);
 }
 
 #[test]
@@ -243,7 +266,7 @@ fn a_stranger_sees_and_does_nothing() {
     for request in [
         Request::Status(id),
         Request::Release(id),
-        Request::Power { lease_id: id, action: PowerAction::Stop { force: true } },
+        Request::Power { lease_id: id, act: ActId([1; 16]), action: PowerAction::Stop { force: true } },
     ] {
         let effects = node.ask_all(3, request);
         let noted = effects.iter().any(
@@ -270,7 +293,7 @@ fn the_same_offence_again_and_again_is_one_event() {
     let mut told = 0;
     for _ in 0..50 {
         told += ask(&mut node, Request::Status(id)).len();
-        let stop = Request::Power { lease_id: id, action: PowerAction::Stop { force: true } };
+        let stop = Request::Power { lease_id: id, act: ActId([1; 16]), action: PowerAction::Stop { force: true } };
         told += ask(&mut node, stop).len();
         node.now = node.now + Millis(100);
     }

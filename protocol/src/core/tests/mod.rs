@@ -17,7 +17,7 @@ use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, Grant, Quote};
 use crate::ledger::{HOLDS_PER_REQUESTOR, LeaseRow, TOMBSTONES_PER_REQUESTOR};
 use crate::message::{ConfirmReq, LeaseStage, LeaseStatus, ProvisionStep, QuoteReq};
 use crate::money::Price;
-use crate::names::{Arch, Digest, Egress, Isolation, IsolationWanted};
+use crate::names::{ActId, Arch, Digest, Egress, Isolation, IsolationWanted};
 use crate::seed::Seed;
 use crate::spec::Query;
 use crate::units::{DiskGib, Resources};

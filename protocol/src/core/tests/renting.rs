@@ -1,6 +1,6 @@
 //! The requestor's side.
 use super::*;
-use crate::core::requestor::MAX_RENTALS;
+use crate::core::requestor::{MAX_RENTALS, POWER_TRIES};
 use crate::history::{Prospect, Scope};
 
 pub fn create(n: u8, name: &str) -> CreateRequest {
@@ -336,6 +336,32 @@ fn an_answer_that_never_comes_is_not_waited_for_without_end() {
     let effects = node.wait(Millis::secs(15));
     let answered = effects.iter().any(|effect| matches!(effect, Effect::Answer { ticket: 7, result: Err(_) }));
     assert!(answered, "a command has its answer, too");
+}
+
+#[test]
+fn a_switch_whose_answer_is_lost_is_asked_for_again_as_the_same() {
+    let mut node = requestor(&[1]);
+    let (lease_id, rpc) = rent(&mut node);
+    answer(&mut node, rpc, Response::Status(status(lease_id, 3, VmPhase::Running)));
+    let power = |effects: &[Effect]| match &sent(effects)[..] {
+        [(rpc, _, Request::Power { act, .. })] => (*rpc, *act),
+        other => panic!("{other:?}"),
+    };
+    let lose = |node: &mut Node, rpc| node.input(Input::Response { rpc, result: Err(RpcFailure::Timeout) });
+    let command = |ticket| Input::Power { ticket, create_id: CreateId([1; 16]), action: PowerAction::Restart };
+    let (rpc, act) = power(&node.input(command(7)));
+    let (rpc, again) = power(&lose(&mut node, rpc));
+    assert_eq!(again, act);
+    let effects = answer(&mut node, rpc, Response::Status(status(lease_id, 4, VmPhase::Stopping)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Answer { ticket: 7, result: Ok(_) })));
+
+    let (mut rpc, other) = power(&node.input(command(8)));
+    assert_ne!(other, act);
+    for _ in 1..POWER_TRIES {
+        rpc = power(&lose(&mut node, rpc)).0;
+    }
+    let effects = lose(&mut node, rpc);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Answer { ticket: 8, result: Err(_) })));
 }
 
 #[test]

@@ -179,6 +179,7 @@ fn lease() -> LeaseRow {
         ran: true,
         vm: VmPhase::Running,
         revision: 5,
+        acts: vec![protocol::names::ActId([5; 16])],
         fault: None,
     }
 }

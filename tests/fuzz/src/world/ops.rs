@@ -11,7 +11,7 @@ use protocol::core::{Effect, Input, RpcFailure, VmReport};
 use protocol::envelope::Sealed;
 use protocol::lease::Quote;
 use protocol::message::{Frame, PowerAction, ProvisionStep, QuoteReq, Request, Response, VmPhase};
-use protocol::names::{CreateId, IsolationWanted, LeaseId, QuoteId};
+use protocol::names::{ActId, CreateId, IsolationWanted, LeaseId, QuoteId};
 use protocol::spec::{Query, VmSpec};
 use protocol::units::{Millis, Resources, Timestamp};
 use protocol::{ErrorCode, Fault};
@@ -262,7 +262,7 @@ impl World {
             2 => Request::Release(lease_id),
             3 => Request::Status(lease_id),
             4 => Request::Watch { lease_id, seen: u64::from(input.u8()) },
-            5 => Request::Power { lease_id, action: action(input) },
+            5 => Request::Power { lease_id, act: ActId([input.u8(); 16]), action: action(input) },
             _ => {
                 let after = (input.u8() & 1 == 1).then_some(from);
                 Request::Board { after, limit: input.u16(), own: input.u8() & 1 == 1 }
