@@ -92,7 +92,8 @@ impl MeshHandle {
     }
 
     /// Sends a request, dialling and looking the peer up where necessary. The answer, or why there is none, arrives
-    /// as `MeshEvent::Response` within `limits::RPC_TIMEOUT`. An oversized body is refused here.
+    /// as `MeshEvent::Response` within `limits::RPC_TIMEOUT`. It may arrive twice: when the connection that it went over
+    /// is closed and another is there, it goes over that. An oversized body is refused here.
     pub async fn send(&self, to: PeerId, body: Vec<u8>) -> Result<RpcId, MeshError> {
         bounded(&body, MAX_MESSAGE)?;
         let slot = self.rpc_slots.clone().try_acquire_owned().map_err(|_| MeshError::Busy(limits::MAX_RPCS))?;

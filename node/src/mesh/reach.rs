@@ -28,9 +28,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 struct Rpc {
     to: PeerId,
-    /// Until it is sent.
-    body: Option<Vec<u8>>,
-    size: usize,
+    body: Vec<u8>,
+    /// By now; otherwise it waits for a connection.
+    sent: bool,
+    /// The connection that it went over was closed, and it may go over another. Once: who answers nothing and closes
+    /// is not asked for ever.
+    may_go_again: bool,
     deadline: Instant,
     slot: OwnedSemaphorePermit,
 }
@@ -77,7 +80,7 @@ impl Actor {
             return self.answer(rpc, Err(RpcError::Unreachable("that is this node itself".into())), slot);
         }
         let deadline = Instant::now() + limits::RPC_TIMEOUT;
-        self.reach.rpcs.insert(rpc, Rpc { to, size: body.len(), body: Some(body), deadline, slot });
+        self.reach.rpcs.insert(rpc, Rpc { to, body, sent: false, may_go_again: true, deadline, slot });
         self.reach_out(to);
     }
 
@@ -134,10 +137,10 @@ impl Actor {
     pub(super) fn flush(&mut self, peer: PeerId) {
         self.reach.waited_for.remove(&peer);
         let mut sent = 0;
-        for (id, rpc) in self.reach.rpcs.iter_mut().filter(|(_, rpc)| rpc.to == peer) {
-            let Some(body) = rpc.body.take() else { continue };
-            let request = self.swarm.behaviour_mut().control.send_request(&peer, Ok(body));
+        for (id, rpc) in self.reach.rpcs.iter_mut().filter(|(_, rpc)| rpc.to == peer && !rpc.sent) {
+            let request = self.swarm.behaviour_mut().control.send_request(&peer, Ok(rpc.body.clone()));
             self.reach.by_request.insert(request, *id);
+            rpc.sent = true;
             sent += 1;
         }
         let best = self.peers.get(&peer).and_then(|known| known.best()).map(|link| link.id);
@@ -167,7 +170,7 @@ impl Actor {
     fn give_up(&mut self, peer: PeerId, why: &str) {
         self.reach.waited_for.remove(&peer);
         let rpcs: Vec<RpcId> =
-            self.reach.rpcs.iter().filter(|(_, r)| r.to == peer && r.body.is_some()).map(|(id, _)| *id).collect();
+            self.reach.rpcs.iter().filter(|(_, r)| r.to == peer && !r.sent).map(|(id, _)| *id).collect();
         for rpc in rpcs {
             self.end_rpc(rpc, Err(RpcError::Unreachable(why.to_owned())));
         }
@@ -239,7 +242,7 @@ impl Actor {
 
     fn end_rpc(&mut self, id: RpcId, result: Result<Vec<u8>, RpcError>) {
         let Some(rpc) = self.reach.rpcs.remove(&id) else { return };
-        if let Some(known) = self.peers.get_mut(&rpc.to).filter(|_| rpc.body.is_none()) {
+        if let Some(known) = self.peers.get_mut(&rpc.to).filter(|_| rpc.sent) {
             known.rpcs = known.rpcs.saturating_sub(1);
         }
         if result.is_ok() {
@@ -250,7 +253,7 @@ impl Actor {
 
     pub(super) fn on_response(&mut self, request: OutboundRequestId, response: Response) {
         let Some(id) = self.reach.by_request.remove(&request) else { return };
-        let size = self.reach.rpcs.get(&id).map_or(0, |rpc| rpc.size);
+        let size = self.reach.rpcs.get(&id).map_or(0, |rpc| rpc.body.len());
         self.end_rpc(
             id,
             match response {
@@ -264,6 +267,9 @@ impl Actor {
 
     pub(super) fn on_request_failed(&mut self, request: OutboundRequestId, failure: OutboundFailure) {
         let Some(id) = self.reach.by_request.remove(&request) else { return };
+        if matches!(failure, OutboundFailure::ConnectionClosed) && self.send_again(id) {
+            return;
+        }
         let error = match failure {
             OutboundFailure::DialFailure => RpcError::Unreachable("the dial failed".into()),
             OutboundFailure::Timeout => RpcError::Timeout(limits::RPC_TIMEOUT),
@@ -276,6 +282,22 @@ impl Actor {
             },
         };
         self.end_rpc(id, Err(error));
+    }
+
+    /// The connection that it went over is gone, and another is there: of two, either side may close the one that it
+    /// takes for superfluous, while the other has just asked over it.
+    fn send_again(&mut self, id: RpcId) -> bool {
+        let Some(rpc) = self.reach.rpcs.get_mut(&id) else { return false };
+        let peer = rpc.to;
+        if !rpc.may_go_again || !self.swarm.is_connected(&peer) {
+            return false;
+        }
+        (rpc.sent, rpc.may_go_again) = (false, false);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.rpcs = known.rpcs.saturating_sub(1);
+        }
+        self.flush(peer);
+        true
     }
 
     fn end_opening(&mut self, id: OpeningId, result: Result<(ConnectionId, Stream), MeshError>) {
