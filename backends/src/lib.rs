@@ -24,11 +24,13 @@ pub mod fuzzing;
 pub mod images;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
+mod measure;
 pub mod memory;
 mod ready;
 pub mod seed;
 pub mod ssh_probe;
 
+pub use measure::{HostLoad, Measured, Room, VmUsage};
 pub use ready::wait_ready;
 
 /// Everything a backend needs to make a VM. Values are validated types; the seed has passed `Seed::check`.
@@ -186,6 +188,10 @@ pub trait Backend: Send + Sync {
     /// The last bytes of the guest's serial output, `most` at most.
     async fn console_tail(&self, _id: LeaseId, _most: usize) -> Result<Vec<u8>, Fault> {
         Err(cannot(&self.kind(), "show the console"))
+    }
+    /// What the host and its VMs use now. What cannot be measured is left out.
+    async fn measure(&self) -> Result<Measured, Fault> {
+        Ok(Measured::default())
     }
     /// For `doctor`.
     async fn check(&self) -> Vec<Check>;

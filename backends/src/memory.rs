@@ -1,8 +1,8 @@
 //! A simulated backend: it makes no guest at all and says so (`Isolation::Simulated`). Deterministic: it does what
 //! its options say and reads no clock; a delay is the runtime's, so that paused time works.
 use crate::{
-    Backend, Capabilities, Check, HostInfo, Instance, InstanceOrder, PowerState, Progress, Stage, no_such_vm,
-    wrong_state,
+    Backend, Capabilities, Check, HostInfo, HostLoad, Instance, InstanceOrder, Measured, PowerState, Progress, Stage,
+    no_such_vm, wrong_state,
 };
 use async_trait::async_trait;
 use protocol::names::{Arch, BackendKind, Digest, Egress, ImageName, Isolation, LeaseId};
@@ -31,6 +31,8 @@ pub struct MemoryOptions {
     pub endpoint: Option<SocketAddr>,
     /// `stop` without force is never obeyed.
     pub ignore_shutdown: bool,
+    /// How busy the simulated host is; without, nothing is said of it.
+    pub load: Option<HostLoad>,
 }
 
 impl Default for MemoryOptions {
@@ -45,6 +47,7 @@ impl Default for MemoryOptions {
             delay: Duration::ZERO,
             endpoint: None,
             ignore_shutdown: false,
+            load: None,
         }
     }
 }
@@ -320,6 +323,9 @@ impl Backend for MemoryBackend {
         })
     }
 
+    async fn measure(&self) -> Result<Measured, Fault> {
+        Ok(Measured { host: self.lock().options.load, vms: Vec::new() })
+    }
     async fn check(&self) -> Vec<Check> {
         vec![Check::ok("memory", "simulated: no guest is made")]
     }

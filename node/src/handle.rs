@@ -44,6 +44,10 @@ pub enum Command {
     },
     Bans(Answer<Vec<BanView>>),
     LiftBan(PeerId, Answer<BanView>),
+    /// What this node offers, and how busy its host is.
+    OwnProvider(Answer<ProviderReport>),
+    /// Nothing new is let from now on, or again.
+    Drain(bool, Answer<ProviderReport>),
     RescanImages(Answer<()>),
     /// Ends a key for good; it need not be this node's.
     Revoke(Box<RevocationDocument>, Answer<RevokedView>),
@@ -136,6 +140,12 @@ impl NodeHandle {
     }
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.ask(|answer| Command::LiftBan(peer, answer)).await
+    }
+    pub async fn own_provider(&self) -> Result<ProviderReport, Fault> {
+        self.ask(Command::OwnProvider).await
+    }
+    pub async fn drain(&self, draining: bool) -> Result<ProviderReport, Fault> {
+        self.ask(|answer| Command::Drain(draining, answer)).await
     }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.ask(Command::RescanImages).await

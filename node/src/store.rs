@@ -10,6 +10,7 @@ use std::path::Path;
 
 /// What a change of the layout counts up, so that an older binary refuses instead of misreading.
 const SCHEMA: u32 = 1;
+const DRAINING: &str = "draining";
 /// sled's page cache. The whole state of a busy node is a few MB; the default of 1 GiB is for databases.
 const CACHE_BYTES: u64 = 4 << 20;
 /// Of sled's log, and so of the buffer in front of it. Its default is 512 KiB.
@@ -159,6 +160,16 @@ impl Store {
             bans.extend(codec::decode::<Ban>(&value, MAX_STORED).ok());
         }
         Ok(bans)
+    }
+
+    /// Whether the operator wants no new work; on disk when this returns.
+    pub fn keep_draining(&self, draining: bool) -> Result<(), Fault> {
+        let kept = if draining { self.db.insert(DRAINING, &[1]) } else { self.db.remove(DRAINING) };
+        kept.map_err(|error| broken("write", &error))?;
+        self.flush()
+    }
+    pub fn draining(&self) -> Result<bool, Fault> {
+        self.db.contains_key(DRAINING).map_err(|error| broken("read", &error))
     }
 
     /// Numbers and keeps an event.

@@ -47,6 +47,7 @@ pub fn eventually<T>(what: &str, patience: Duration, mut look: impl FnMut() -> O
 /// A home of its own, short enough for the sockets below it, gone with the test. Its node is stopped before.
 pub struct Home {
     dir: tempfile::TempDir,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 impl Home {
@@ -55,7 +56,12 @@ impl Home {
         // QEMU runs as a user of its own and must reach the disks.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).expect("own folder");
-        Home { dir }
+        Home { dir, env: Vec::new() }
+    }
+    /// For every command and node of this home.
+    pub fn with_env(mut self, key: &'static str, value: &'static str) -> Self {
+        self.env.push((key, value));
+        self
     }
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -63,6 +69,11 @@ impl Home {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(golemnode());
         command.arg("--home").arg(self.path()).args(args).env_remove("GOLEMNODE_HOME").stdin(Stdio::null());
+        // The machine that runs the tests is busy with them.
+        for threshold in ["CPU", "MEMORY", "DISK"] {
+            command.env(format!("GOLEMNODE_{threshold}_THRESHOLD"), "100");
+        }
+        command.envs(self.env.iter().copied());
         command
     }
     pub fn run(&self, args: &[&str]) -> Ran {

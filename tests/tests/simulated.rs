@@ -281,3 +281,33 @@ fn a_full_disk_and_a_dead_bootstrap_are_said_clearly() {
     assert!(ran.stderr().contains("hint"), "{}", ran.stderr());
     assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));
 }
+
+#[test]
+fn a_drained_provider_lets_nothing_new_also_after_a_restart_until_it_resumes() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let _node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    r.json(&CREATE);
+    let report = p.json(&["provider", "drain"]);
+    assert_eq!((&report["draining"], &report["advertised"]), (&Value::from(true), &Value::from(false)));
+    assert_eq!(report["leases"], 1, "what is let goes on");
+    eventually("its advert is gone", PATIENCE, || {
+        (r.json(&["provider", "list", "--isolation", "any"]) == serde_json::json!([])).then_some(())
+    });
+    let other = ["vm", "create", "other", "--isolation", "any", "--timeout", "3s"];
+    assert_eq!(r.run(&other).code(), 3);
+    assert_eq!(r.json(&["vm", "restart", "web"])["status"], "running");
+    p.run(&["node", "stop"]).ok();
+    drop(provider);
+
+    let provider = p.node(&PROVIDE);
+    let said = p.run(&["provider", "status"]).ok().stdout();
+    assert!(said.contains("none: the node is draining"), "{said}");
+    r.run(&["--bootstrap", &provider.addr(), "node", "status"]).ok();
+    let report = p.json(&["provider", "resume"]);
+    assert_eq!((&report["draining"], &report["reason"]), (&Value::from(false), &Value::Null));
+    assert_eq!(r.json(&["vm", "create", "other", "--isolation", "any"])["status"], "running");
+    let events = p.run(&["events"]).ok().stdout();
+    assert!(events.contains("draining: nothing new is let") && events.contains("new VMs are let again"), "{events}");
+    r.run(&["provider", "status"]).fails(3, "RES_003");
+}

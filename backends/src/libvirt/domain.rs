@@ -166,7 +166,7 @@ impl Host {
     }
 
     /// One libvirt may serve several nodes, and each calls every VM a stray that its ledger does not name.
-    fn is_ours(&self, domain: &Domain) -> bool {
+    pub(super) fn is_ours(&self, domain: &Domain) -> bool {
         let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
         self.connection.is_private()
             || domain.metadata(kind, Some(xml::NAMESPACE), 0).is_ok_and(|text| text.contains(&self.owner))

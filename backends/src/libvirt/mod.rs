@@ -9,13 +9,15 @@ mod domain;
 pub(crate) mod forwards;
 mod launch;
 mod turns;
+mod usage;
 pub(crate) mod xml;
 
 pub use accel::Accel;
 pub use xml::domain_name;
 
 use crate::images::ImageStore;
-use crate::{Backend, Capabilities, Check, HostInfo, Instance, InstanceOrder, Progress, Stage, images, seed};
+use crate::measure::HostMeter;
+use crate::{Backend, Capabilities, Check, HostInfo, Instance, InstanceOrder, Measured, Progress, Stage, images, seed};
 use accel::{Acceleration, Verdict};
 use async_trait::async_trait;
 use connection::Connection;
@@ -25,7 +27,7 @@ use protocol::units::{DiskGib, MemoryMib};
 use protocol::{ErrorCode, Fault};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use turns::Turns;
 
@@ -55,6 +57,7 @@ struct Host {
     owner: String,
     turns: Turns,
     forwards: Forwards,
+    meter: Mutex<HostMeter>,
 }
 
 impl Libvirt {
@@ -66,6 +69,7 @@ impl Libvirt {
                 connection,
                 acceleration: Acceleration::new(accel, &config.home),
                 images: config.images,
+                meter: Mutex::new(HostMeter::new(config.home.clone())),
                 owner: Digest::of(config.home.as_os_str().as_encoded_bytes()).to_string(),
                 home: config.home,
                 turns: Turns::default(),
@@ -199,6 +203,10 @@ impl Backend for Libvirt {
     }
     async fn console_tail(&self, id: LeaseId, most: usize) -> Result<Vec<u8>, Fault> {
         self.blocking(move |host| host.console_tail(id, most)).await
+    }
+
+    async fn measure(&self) -> Result<Measured, Fault> {
+        self.blocking(|host| host.measure()).await
     }
 
     async fn check(&self) -> Vec<Check> {

@@ -1,9 +1,11 @@
 //! `golemnode provider …`: who offers virtual machines.
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{dash, fields, seconds, some_of, table};
+use crate::output::{bytes, dash, fields, seconds, some_of, table};
 use clap::{Args, Subcommand, ValueEnum};
-use node::api::types::{ProviderQuery, ProviderSort, ProviderView};
+use node::api::types::{
+    HostView, ProviderAction, ProviderQuery, ProviderReport, ProviderSort, ProviderView, VmUsageView,
+};
 use protocol::PeerId;
 use protocol::money::Amount;
 use protocol::names::{Arch, Country, ImageName, IsolationWanted};
@@ -15,6 +17,12 @@ pub enum ProviderCommand {
     List(ListArgs),
     /// Show one provider
     Info { peer: PeerId },
+    /// Show what this node offers, how busy its host is, and what its guests use
+    Status,
+    /// Let nothing new from now on, also after a restart; what is let goes on
+    Drain,
+    /// Let VMs again after a drain
+    Resume,
 }
 
 #[derive(Args)]
@@ -65,7 +73,18 @@ pub fn run(context: &Context, command: ProviderCommand) -> Outcome {
             let view = context.node().and_then(|node| context.block_on(async { node.provider(peer).await }))?;
             context.show(&view, || info_text(&view))
         }
+        ProviderCommand::Status => {
+            let report = context.node().and_then(|node| context.block_on(async { node.own_provider().await }))?;
+            context.show(&report, || report_text(&report))
+        }
+        ProviderCommand::Drain => switch(context, ProviderAction::Drain),
+        ProviderCommand::Resume => switch(context, ProviderAction::Resume),
     }
+}
+
+fn switch(context: &Context, action: ProviderAction) -> Outcome {
+    let report = context.node().and_then(|node| context.block_on(async { node.drain(action).await }))?;
+    context.show(&report, || report_text(&report))
 }
 
 fn list(context: &Context, args: ListArgs) -> Outcome {
@@ -144,4 +163,62 @@ fn info_text(view: &ProviderView) -> String {
         ("create takes", view.estimate_ms.map(|ms| format!("about {}", seconds(ms)))),
         ("advert until", Some(view.expires_at.clone())),
     ])
+}
+
+fn report_text(report: &ProviderReport) -> String {
+    let status = &report.status;
+    let advert = match &status.reason {
+        None => "on the board".to_owned(),
+        Some(reason) => format!("none: {reason}"),
+    };
+    let mut rows = vec![
+        ("advert", Some(advert)),
+        ("backend", Some(format!("{} ({})", status.backend, status.isolation))),
+        ("offer", Some(status.offer.to_string())),
+        ("free", Some(status.free.to_string())),
+        ("leases", Some(format!("{} of {}", status.leases, status.max_vms))),
+        ("price", Some(format!("{} {}/h", status.price_per_hour, status.currency))),
+        ("images", Some(some_of(&status.images, 99))),
+    ];
+    rows.extend(report.host.iter().flat_map(|host| host_rows(report, host)));
+    let mut text = fields(&rows);
+    if !report.vms.is_empty() {
+        text += "\n";
+        text += &table(
+            &["LEASE", "CPU TIME", "MEMORY", "DISK", "READ", "WRITTEN"],
+            &report.vms.iter().map(usage_row).collect::<Vec<_>>(),
+        );
+    }
+    text
+}
+
+fn host_rows<'a>(report: &ProviderReport, host: &HostView) -> Vec<(&'a str, Option<String>)> {
+    let used = |percent: f32, of: String, threshold: u8| Some(format!("{percent} % of {of} (threshold {threshold} %)"));
+    let cpu = match host.cpu_percent {
+        None => "measured for less than a minute".to_owned(),
+        Some(percent) => format!("{percent} % of {} (threshold {} %)", host.cpus, report.cpu_threshold),
+    };
+    let swap = (host.swap_bytes > 0).then(|| format!("{} % of {}", host.swap_percent, bytes(host.swap_bytes)));
+    let rates =
+        |first: &str, a: u64, second: &str, b: u64| Some(format!("{first} {}/s, {second} {}/s", bytes(a), bytes(b)));
+    vec![
+        ("processors", Some(cpu)),
+        ("… its guests", Some(format!("{} %", host.guests_cpu_percent))),
+        ("memory", used(host.memory_percent, bytes(host.memory_bytes), report.memory_threshold)),
+        ("swap", swap),
+        ("disk", used(host.disk_percent, bytes(host.disk_bytes), report.disk_threshold)),
+        ("disk traffic", rates("read", host.disk_read_per_s, "written", host.disk_written_per_s)),
+        ("network", rates("received", host.net_received_per_s, "sent", host.net_sent_per_s)),
+    ]
+}
+
+fn usage_row(vm: &VmUsageView) -> Vec<String> {
+    vec![
+        vm.lease_id.to_string(),
+        seconds(vm.cpu_s * 1000),
+        dash(vm.memory_bytes.map(bytes)),
+        bytes(vm.disk_bytes),
+        dash(vm.disk_read_bytes.map(bytes)),
+        dash(vm.disk_written_bytes.map(bytes)),
+    ]
 }

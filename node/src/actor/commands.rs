@@ -93,6 +93,11 @@ impl Actor {
                 let lifted = self.lift_ban(peer).await;
                 reply(answer, lifted);
             }
+            Command::OwnProvider(answer) => reply(answer, self.provider_report()),
+            Command::Drain(draining, answer) => {
+                let report = self.set_draining(draining);
+                reply(answer, report);
+            }
             Command::RescanImages(answer) => {
                 self.survey();
                 reply(answer, Ok(()));

@@ -11,12 +11,13 @@ use crate::bans::{Bans, Charge};
 use crate::clock;
 use crate::handle::{Answer, Command};
 use crate::mesh::{MeshEvent, MeshHandle, Path, Reachability, Refused, RpcError, RpcId};
+use crate::provider::monitor::{Monitor, Thresholds};
 use crate::provider::offering;
 use crate::provider::worker::{REPORTS, Report, Workers};
 use crate::ssh;
 use crate::store::{KnownPeer, Store};
 use crate::tunnel;
-use backends::{Backend, Instance};
+use backends::{Backend, Instance, Measured};
 use commands::Creating;
 use protocol::core::provider::{OfferedImage, Offering};
 use protocol::core::{Input, NodeCore, RpcFailure};
@@ -29,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Messages from this node's own tasks; each is answered within a few milliseconds.
 const INTERNAL: usize = 256;
@@ -75,8 +76,14 @@ impl ProviderParts {
 
 pub(crate) enum Internal {
     ClientGone(CreateId),
-    MayTunnel { from: PeerId, open: TunnelOpen, answer: oneshot::Sender<Result<(), Refusal>> },
+    MayTunnel {
+        from: PeerId,
+        open: TunnelOpen,
+        answer: oneshot::Sender<Result<(), Refusal>>,
+    },
     Offering(Offering),
+    /// So long after the start.
+    Measured(Duration, Measured),
     Inventory(Vec<Instance>),
 }
 
@@ -114,6 +121,10 @@ pub struct Actor {
     expects_peers: bool,
     observer: Option<Observer>,
     seen_off: provide::SeenOff,
+    monitor: Monitor,
+    measuring: Arc<Mutex<()>>,
+    /// Why nothing is let for the moment.
+    too_busy: Option<String>,
     stopping: Option<Answer<()>>,
 }
 
@@ -129,6 +140,7 @@ impl Actor {
         let (internal, mut own) = mpsc::channel(INTERNAL);
         let (reports, mut vm_reports) = mpsc::channel::<Report>(REPORTS);
         let provider = parts.provider.map(Arc::new);
+        let thresholds = provider.as_ref().map_or(Thresholds::NONE, |provider| Thresholds::of(&provider.settings));
         let workers = provider.as_ref().map(|provider| Workers::new(provider.backend.clone(), reports));
         let mut actor = Actor {
             core: parts.core,
@@ -156,10 +168,16 @@ impl Actor {
             expects_peers: parts.expects_peers,
             observer: parts.observer,
             seen_off: provide::SeenOff::default(),
+            monitor: Monitor::new(thresholds),
+            measuring: Arc::default(),
+            too_busy: None,
             stopping: None,
         };
         let mut reconcile = tokio::time::interval(RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if actor.provider.is_some() && actor.store.draining()? {
+            actor.input(Input::Drain);
+        }
         actor.perform().await?;
         while actor.stopping.is_none() {
             let sleep = actor.sleep();
@@ -258,12 +276,14 @@ impl Actor {
                 // A tunnel that was given up meanwhile needs no verdict.
                 let _ = answer.send(verdict);
             }
-            Internal::Offering(offering) => self.input(Input::Offer(offering)),
+            Internal::Offering(offering) => self.surveyed(offering),
+            Internal::Measured(at, measured) => self.measured(at, measured),
             Internal::Inventory(instances) => self.reconcile(instances),
         }
     }
 
     async fn housekeep(&mut self) {
+        self.measure();
         self.survey();
         self.take_inventory();
         self.keep_partners().await;

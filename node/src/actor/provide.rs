@@ -1,12 +1,16 @@
 //! The provider's regular looks: at what the host offers, and at whether the hypervisor has what the ledger says.
 use super::{Actor, Internal};
+use crate::api::types::{HostView, ProviderReport, VmUsageView};
 use crate::provider::worker;
-use backends::{Instance, PowerState};
+use backends::{Instance, Measured, PowerState};
+use protocol::core::provider::Offering;
 use protocol::core::{Event, EventKind, Input, Severity, VmReport};
 use protocol::message::{LeaseStage, VmPhase};
 use protocol::names::LeaseId;
 use protocol::units::Resources;
+use protocol::{ErrorCode, Fault};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Leases whose guest was seen off once. One reading may be stale (the first after a start, or one taken while a worker
 /// was at it): two must agree.
@@ -44,6 +48,99 @@ impl Actor {
             // Only a stopping node takes nothing more.
             let _ = internal.send(Internal::Offering(offering)).await;
         });
+    }
+
+    /// A host that is too busy offers nothing, whatever it has.
+    pub(super) fn surveyed(&mut self, offering: Offering) {
+        let offering = match (offering, self.too_busy.clone()) {
+            (Offering::Vms(_), Some(reason)) => Offering::Nothing { reason },
+            (offering, _) => offering,
+        };
+        self.input(Input::Offer(offering));
+    }
+
+    /// Looks how busy the host is. A hypervisor that hangs is not asked again and again.
+    pub(super) fn measure(&self) {
+        let Some(provider) = self.provider.clone() else { return };
+        let Ok(alone) = self.measuring.clone().try_lock_owned() else { return };
+        let (internal, began) = (self.internal.clone(), self.started);
+        tokio::spawn(async move {
+            let _alone = alone;
+            match provider.backend.measure().await {
+                Ok(measured) => {
+                    let _ = internal.send(Internal::Measured(began.elapsed(), measured)).await;
+                }
+                Err(fault) => tracing::warn!(%fault, "the hypervisor does not say what its VMs use"),
+            }
+        });
+    }
+
+    pub(super) fn measured(&mut self, at: Duration, measured: Measured) {
+        self.monitor.looked(at, measured);
+        let was = std::mem::replace(&mut self.too_busy, self.monitor.too_busy()).is_some();
+        if was == self.too_busy.is_some() {
+            return;
+        }
+        let (severity, message) = match &self.too_busy {
+            Some(why) => (Severity::Warning, format!("nothing new is let for now: {why}")),
+            None => (Severity::Info, "the host is no longer too busy to let VMs".to_owned()),
+        };
+        self.record(Event { kind: EventKind::System, severity, message, subject: None, code: None });
+        self.survey();
+    }
+
+    /// Whether the operator wants new work; leases and guests go on either way.
+    pub(super) fn set_draining(&mut self, draining: bool) -> Result<ProviderReport, Fault> {
+        let was = self.provider_report()?.draining;
+        self.store.keep_draining(draining)?;
+        self.input(if draining { Input::Drain } else { Input::Undrain });
+        if was != draining {
+            let message = if draining { "draining: nothing new is let" } else { "new VMs are let again" }.to_owned();
+            let severity = Severity::Info;
+            self.record(Event { kind: EventKind::System, severity, message, subject: None, code: None });
+        }
+        self.provider_report()
+    }
+
+    pub(super) fn provider_report(&self) -> Result<ProviderReport, Fault> {
+        let status = self.provider_status().ok_or_else(|| {
+            Fault::new(ErrorCode::Unavailable, "this node does not provide").hint("'golemnode node run --provide' does")
+        })?;
+        let provider = self.core.provider();
+        let (load, rates, thresholds) =
+            (self.monitor.load(), self.monitor.rates().unwrap_or_default(), self.monitor.thresholds());
+        let host = load.zip(self.monitor.host()).map(|(load, host)| HostView {
+            cpus: host.cpus,
+            cpu_percent: load.cpu.map(tenths),
+            guests_cpu_percent: tenths(load.own_guests),
+            memory_percent: tenths(load.memory),
+            memory_bytes: host.memory.total_bytes,
+            swap_percent: tenths(load.swap),
+            swap_bytes: host.swap.total_bytes,
+            disk_percent: tenths(load.disk),
+            disk_bytes: host.disk.total_bytes,
+            disk_read_per_s: rates.disk_read as u64,
+            disk_written_per_s: rates.disk_written as u64,
+            net_received_per_s: rates.net_received as u64,
+            net_sent_per_s: rates.net_sent as u64,
+        });
+        let vms = self.monitor.vms().iter().map(|vm| VmUsageView {
+            lease_id: vm.id,
+            cpu_s: vm.cpu_time.as_secs(),
+            memory_bytes: vm.memory_bytes,
+            disk_bytes: vm.disk_bytes,
+            disk_read_bytes: vm.disk_read_bytes,
+            disk_written_bytes: vm.disk_written_bytes,
+        });
+        Ok(ProviderReport {
+            status,
+            draining: provider.is_draining(),
+            cpu_threshold: thresholds.cpu,
+            memory_threshold: thresholds.memory,
+            disk_threshold: thresholds.disk,
+            host,
+            vms: vms.collect(),
+        })
     }
 
     pub(super) fn take_inventory(&mut self) {
@@ -114,6 +211,11 @@ impl Actor {
             self.input(Input::Vm { lease_id, report });
         }
     }
+}
+
+/// More digits than that are noise.
+fn tenths(percent: f32) -> f32 {
+    (percent * 10.0).round() / 10.0
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Actor {
         BoardStatus { adverts: board.len(), shards: shards.held(), tree: shards.stats.clone() }
     }
 
-    fn provider_status(&self) -> Option<ProviderStatus> {
+    pub(super) fn provider_status(&self) -> Option<ProviderStatus> {
         let parts = self.provider.as_ref()?;
         let (provider, settings) = (self.core.provider(), &parts.settings);
         let offer = provider.offer();

@@ -117,6 +117,12 @@ impl Client {
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.answer(self.request(Method::DELETE, &format!("/api/v1/bans/{peer}"), None)?, SHORT).await
     }
+    pub async fn own_provider(&self) -> Result<ProviderReport, Fault> {
+        self.get("/api/v1/provider").await
+    }
+    pub async fn drain(&self, action: ProviderAction) -> Result<ProviderReport, Fault> {
+        self.post("/api/v1/provider/action", &ProviderActionBody { action }, SHORT).await
+    }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.post("/api/v1/images/rescan", &serde_json::json!({}), SHORT).await.map(|_: serde_json::Value| ())
     }

@@ -80,6 +80,8 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/node/dial", post(dial))
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{peer}", get(provider))
+        .route("/api/v1/provider", get(own_provider))
+        .route("/api/v1/provider/action", post(drain))
         .route("/api/v1/vms", get(vms).post(create))
         .route("/api/v1/vms/{vm}", get(vm).delete(destroy))
         .route("/api/v1/vms/{vm}/action", post(act))
@@ -137,6 +139,12 @@ async fn providers(State(api): State<Api>, Asked(query): Asked<ProviderQuery>) -
 }
 async fn provider(State(api): State<Api>, Named(peer): Named) -> Answer<ProviderView> {
     Ok(Json(api.node.provider(peer.parse()?).await?))
+}
+async fn own_provider(State(api): State<Api>) -> Answer<ProviderReport> {
+    Ok(Json(api.node.own_provider().await?))
+}
+async fn drain(State(api): State<Api>, Body(body): Body<ProviderActionBody>) -> Answer<ProviderReport> {
+    Ok(Json(api.node.drain(body.action == ProviderAction::Drain).await?))
 }
 async fn vms(State(api): State<Api>) -> Answer<Vec<VmView>> {
     Ok(Json(api.node.vms().await?))

@@ -68,6 +68,66 @@ pub struct ProviderStatus {
     pub currency: Currency,
 }
 
+/// All about this node as a provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProviderReport {
+    #[serde(flatten)]
+    pub status: ProviderStatus,
+    /// The operator wants no new work.
+    pub draining: bool,
+    /// Percent, each: above it nothing new is let.
+    pub cpu_threshold: u8,
+    pub memory_threshold: u8,
+    pub disk_threshold: u8,
+    /// None where VMs do not run on this machine.
+    pub host: Option<HostView>,
+    /// Those that run.
+    pub vms: Vec<VmUsageView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    pub cpus: u32,
+    /// The average of a minute, without this node's guests; none in the first minute.
+    pub cpu_percent: Option<f32>,
+    pub guests_cpu_percent: f32,
+    pub memory_percent: f32,
+    pub memory_bytes: u64,
+    pub swap_percent: f32,
+    pub swap_bytes: u64,
+    pub disk_percent: f32,
+    pub disk_bytes: u64,
+    pub disk_read_per_s: u64,
+    pub disk_written_per_s: u64,
+    pub net_received_per_s: u64,
+    pub net_sent_per_s: u64,
+}
+
+/// What a guest has of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmUsageView {
+    pub lease_id: protocol::names::LeaseId,
+    /// Of the processors, since it was started.
+    pub cpu_s: u64,
+    pub memory_bytes: Option<u64>,
+    pub disk_bytes: u64,
+    pub disk_read_bytes: Option<u64>,
+    pub disk_written_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderAction {
+    Drain,
+    Resume,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderActionBody {
+    pub action: ProviderAction,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerView {
     pub peer_id: PeerId,

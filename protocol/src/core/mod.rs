@@ -104,6 +104,8 @@ pub enum Input {
     Revoke(Box<Signed>),
     /// Withdraws the advert, takes no new work.
     Drain,
+    /// Takes new work again.
+    Undrain,
     Tick,
 }
 
@@ -414,6 +416,7 @@ impl NodeCore {
             Input::Refresh(create_id) => self.requestor.refresh(ctx, create_id),
             Input::Revoke(signed) => self.postings.say_revoked(ctx, &self.board, *signed),
             Input::Drain => self.provider.drain(),
+            Input::Undrain => self.provider.undrain(),
             Input::Tick => {}
         }
         self.advance(now);

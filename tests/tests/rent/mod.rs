@@ -43,6 +43,7 @@ fn a_guest_is_rented_used_and_given_back() {
     assert_eq!(vm["status"], "running", "{vm}");
     assert_eq!(vm["isolation"], "emulated");
     assert_eq!(vm["egress"], "none");
+    measured(&p, &vm);
 
     assert_eq!(r.run(&["vm", "ssh", "web", "--", "hostname"]).ok().stdout().trim(), "web");
     assert_eq!(r.run(&["vm", "exec", "web", "--", "sh", "-c", "exit 7"]).code(), 7);
@@ -90,6 +91,41 @@ fn a_guest_is_rented_used_and_given_back() {
     r.run(&["vm", "destroy", "web", "--yes"]).ok();
     assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));
     nothing_left(&p);
+}
+
+/// What the provider sees of its host and of this guest.
+fn measured(home: &Home, vm: &serde_json::Value) {
+    let report = eventually("its guest is measured", PATIENCE, || {
+        let report = home.json(&["provider", "status"]);
+        report["vms"][0]["memory_bytes"].is_u64().then_some(report)
+    });
+    let guest = &report["vms"][0];
+    assert_eq!(guest["lease_id"], vm["lease"]["id"]);
+    // It has booted: that took processor time, memory, and a look at its disk.
+    assert!(guest["cpu_s"].as_u64() > Some(0) && guest["memory_bytes"].as_u64() > Some(50 << 20), "{guest}");
+    assert!(guest["disk_bytes"].as_u64() > Some(0) && guest["disk_read_bytes"].as_u64() > Some(0), "{guest}");
+    let host = &report["host"];
+    assert_eq!(host["cpus"].as_u64(), std::thread::available_parallelism().ok().map(|n| n.get() as u64));
+    for used in ["memory_percent", "disk_percent"] {
+        assert!(host[used].as_f64().is_some_and(|percent| percent > 0.0 && percent <= 100.0), "{host}");
+    }
+}
+
+#[test]
+fn a_host_that_is_too_busy_lets_nothing_and_says_why() {
+    let (p, r) = (Home::new().with_env("GOLEMNODE_MEMORY_THRESHOLD", "1"), Home::new());
+    p.config(PROVIDER);
+    let node = p.node(&["--provide", "--network", "test"]);
+    let report = eventually("it has looked at its host", PATIENCE, || {
+        let report = p.json(&["provider", "status"]);
+        report["host"].is_object().then_some(report)
+    });
+    assert_eq!(report["advertised"], false);
+    let reason = report["reason"].as_str().unwrap();
+    assert!(reason.starts_with("the host's memory is in use to") && reason.ends_with("(threshold 1 %)"), "{reason}");
+    assert!(p.run(&["events"]).ok().stdout().contains("nothing new is let for now: the host's memory"));
+    let wanted = ["--network", "test", "--bootstrap", &node.addr(), "vm", "create", "web", "--timeout", "3s"];
+    assert_eq!(r.run(&wanted).code(), 3);
 }
 
 #[test]

@@ -179,6 +179,14 @@ impl Provider {
         self.ledger.drop_holds();
     }
 
+    /// After a drain: new work is welcome again.
+    pub fn undrain(&mut self) {
+        self.draining = false;
+    }
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// What to post on the board now, if anything.
     pub fn advertisable(&self) -> Option<Terms> {
         if self.silent_because().is_some() {
