@@ -1,5 +1,5 @@
 //! What every command takes, and the tree of commands.
-use crate::commands::{ban, doctor, events, identity, image, key, lease, node, provider, sim, vm};
+use crate::commands::{ban, doctor, events, identity, image, key, lease, node, provider, quota, sim, vm};
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::names::Network;
@@ -101,6 +101,9 @@ pub enum Command {
     /// Keep named SSH key pairs for 'vm create --ssh-key'
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Bound what a requestor may have at this provider at once
+    #[command(subcommand)]
+    Quota(quota::QuotaCommand),
     /// See which peers this node keeps out, and let them in again
     #[command(subcommand)]
     Ban(ban::BanCommand),

@@ -2,6 +2,7 @@
 use crate::api::types::*;
 use crate::mesh::BoxedStream;
 use protocol::names::VmName;
+use protocol::quota::Tier;
 use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, PeerId};
 use std::time::Duration;
@@ -44,6 +45,9 @@ pub enum Command {
     },
     Bans(Answer<Vec<BanView>>),
     LiftBan(PeerId, Answer<BanView>),
+    /// Of one peer, or of all that have a tier or VMs.
+    Quotas(Option<PeerId>, Answer<Vec<QuotaView>>),
+    SetQuota(PeerId, Option<Tier>, Answer<QuotaView>),
     /// What this node offers, and how busy its host is.
     OwnProvider(Answer<ProviderReport>),
     /// Nothing new is let from now on, or again.
@@ -140,6 +144,12 @@ impl NodeHandle {
     }
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.ask(|answer| Command::LiftBan(peer, answer)).await
+    }
+    pub async fn quotas(&self, peer: Option<PeerId>) -> Result<Vec<QuotaView>, Fault> {
+        self.ask(|answer| Command::Quotas(peer, answer)).await
+    }
+    pub async fn set_quota(&self, peer: PeerId, tier: Option<Tier>) -> Result<QuotaView, Fault> {
+        self.ask(|answer| Command::SetQuota(peer, tier, answer)).await
     }
     pub async fn own_provider(&self) -> Result<ProviderReport, Fault> {
         self.ask(Command::OwnProvider).await

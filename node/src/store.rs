@@ -205,6 +205,7 @@ fn table_byte(table: Table) -> u8 {
         Table::Releases => 3,
         Table::History => 4,
         Table::Revoked => 5,
+        Table::Quotas => 6,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::identity::PeerId;
 use crate::lease::{Accept, LeaseDocument, QUOTE_HOLD, Quote};
 use crate::message::{LeaseStage, LeaseStatus, VmPhase};
 use crate::names::{ActId, CreateId, Digest, GuestUser, LeaseId, Network, QuoteId};
+use crate::quota::{Tier, Usage};
 use crate::refusal::Refusal;
 use crate::spec::VmSpec;
 use crate::units::{Millis, Resources, Timestamp};
@@ -208,6 +209,39 @@ impl Ledger {
         }
         if self.holds.len() >= MAX_HOLDS {
             return Err(Refusal::TooManyRequests { retry_after_s: QUOTE_HOLD.as_secs() as u32 });
+        }
+        Ok(())
+    }
+
+    /// What these peers have: leases, and what is held for them.
+    pub fn usage_of(&self, peers: &[PeerId]) -> Usage {
+        let held = self.holds.values().filter(|hold| peers.contains(&hold.quote.requestor));
+        held.fold(self.leased_by(peers), |used, hold| used.plus(hold.quote.spec.resources))
+    }
+    fn leased_by(&self, peers: &[PeerId]) -> Usage {
+        let rows = self.leases.values().filter(|row| row.counts() && peers.contains(&row.requestor));
+        rows.fold(Usage::default(), |used, row| used.plus(row.spec.resources))
+    }
+
+    /// Whether the tier of these (one party's keys) has room for it. What was held for them and not taken makes room, the
+    /// oldest first, unless it is so young that it is still in use.
+    pub fn admit_to_tier(
+        &mut self,
+        now: Timestamp,
+        peers: &[PeerId],
+        tier: Tier,
+        asked: Resources,
+    ) -> Result<(), Refusal> {
+        let quota = tier.quota();
+        let leased = self.leased_by(peers);
+        while !quota.allows(self.usage_of(peers).plus(asked)) {
+            let own = self.holds.values().filter(|hold| peers.contains(&hold.quote.requestor));
+            let oldest = own.map(|hold| (hold.until, hold.quote.quote_id)).min();
+            let idle = oldest.filter(|(until, _)| *until + HOLD_IN_USE <= now + QUOTE_HOLD);
+            let Some((_, quote)) = idle.filter(|_| quota.allows(leased.plus(asked))) else {
+                return Err(Refusal::Quota { tier, used: self.usage_of(peers), asked });
+            };
+            self.holds.remove(&quote);
         }
         Ok(())
     }

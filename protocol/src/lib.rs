@@ -15,6 +15,7 @@ pub mod message;
 pub mod money;
 pub mod names;
 pub mod opener;
+pub mod quota;
 pub mod ranking;
 pub mod refusal;
 pub mod revocation;

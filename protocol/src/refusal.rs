@@ -3,6 +3,7 @@ use crate::board::BoardRefusal;
 use crate::envelope::EnvelopeError;
 use crate::error::{ErrorCode, Fault};
 use crate::names::{BackendKind, ImageName, LeaseId};
+use crate::quota::{Tier, Usage};
 use crate::units::{Millis, Resources};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,12 @@ pub enum Refusal {
     },
     TooManyVms {
         most: u32,
+    },
+    /// The requestor would have more than its tier allows.
+    Quota {
+        tier: Tier,
+        used: Usage,
+        asked: Resources,
     },
     LeaseTooLong {
         longest: Millis,
@@ -65,6 +72,7 @@ impl Refusal {
             Refusal::Unsuitable(_) => ErrorCode::BackendCannot,
             Refusal::Exhausted { .. } => ErrorCode::Exhausted,
             Refusal::TooManyVms { .. } => ErrorCode::Exhausted,
+            Refusal::Quota { .. } => ErrorCode::Quota,
             Refusal::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Refusal::Denied => ErrorCode::Denied,
             Refusal::TooManyFromHere => ErrorCode::Quota,
@@ -99,6 +107,11 @@ impl std::fmt::Display for Refusal {
             Refusal::Unsuitable(why) => write!(f, "the provider cannot give that: {why}"),
             Refusal::Exhausted { asked, free } => write!(f, "asked for {asked}; free are {free}"),
             Refusal::TooManyVms { most } => write!(f, "the provider runs at most {most} VMs"),
+            Refusal::Quota { tier, used, asked } => {
+                let Usage { vms, resources } = used;
+                let quota = tier.quota();
+                write!(f, "tier '{tier}' allows {quota}; in use are {vms} VMs with {resources}; asked for {asked}")
+            }
             Refusal::LeaseTooLong { longest } => write!(f, "the provider leases for at most {longest}"),
             Refusal::TooManyRequests { retry_after_s } => {
                 write!(f, "too many requests; again in {retry_after_s} s")
@@ -128,6 +141,9 @@ impl From<Refusal> for Fault {
             Refusal::Backend(fault) => fault,
             Refusal::TooManyRequests { retry_after_s } => Fault { retry_after_s: Some(retry_after_s), ..fault },
             Refusal::NoSuchImage(_) => fault.hint("'golemnode provider list' shows who has which images"),
+            Refusal::Quota { .. } => {
+                fault.hint("destroy a VM there, ask for less, or ask its operator for another tier")
+            }
             Refusal::Exhausted { .. } => fault.hint("ask for less, or see 'golemnode provider list' for others"),
             Refusal::Expired(_) => fault.hint("clocks may differ by 60 s: 'golemnode doctor' checks this one"),
             Refusal::UnknownVersion { .. } => fault.hint("update the older of the two nodes"),

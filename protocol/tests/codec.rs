@@ -9,6 +9,7 @@ use protocol::message::{
     VERSION, VmPhase,
 };
 use protocol::names::{ActId, Arch, CreateId, IsolationWanted, LeaseId, QuoteId};
+use protocol::quota::{Tier, Usage};
 use protocol::refusal::Refusal;
 use protocol::spec::VmSpec;
 use protocol::units::{Millis, Timestamp};
@@ -103,6 +104,9 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         "\\PC{0,80}".prop_map(Refusal::Malformed),
         (super::text::resources(), super::text::resources())
             .prop_map(|(asked, free)| Refusal::Exhausted { asked, free }),
+        (super::text::resources(), super::text::resources(), any::<u32>()).prop_map(|(resources, asked, vms)| {
+            Refusal::Quota { tier: Tier::Pro, used: Usage { vms, resources }, asked }
+        }),
         any::<[u8; 16]>().prop_map(|id| Refusal::NotYours(LeaseId(id))),
         Just(Refusal::QuoteGone),
         any::<u32>().prop_map(|retry_after_s| Refusal::TooManyRequests { retry_after_s }),

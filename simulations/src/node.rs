@@ -51,7 +51,7 @@ impl Disk {
     }
 
     fn note(&mut self, op: &StoreOp) {
-        if matches!(op.table, Table::History | Table::Revoked) {
+        if matches!(op.table, Table::History | Table::Revoked | Table::Quotas) {
             return;
         }
         let key = <[u8; 16]>::try_from(op.key.as_slice()).expect("an id has 16 bytes");
@@ -89,7 +89,7 @@ impl Disk {
                     self.releases.insert(LeaseId(key));
                 }
             }
-            Table::History | Table::Revoked => {}
+            Table::History | Table::Revoked | Table::Quotas => {}
         }
     }
 }

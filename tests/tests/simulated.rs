@@ -311,3 +311,32 @@ fn a_drained_provider_lets_nothing_new_also_after_a_restart_until_it_resumes() {
     assert!(events.contains("draining: nothing new is let") && events.contains("new VMs are let again"), "{events}");
     r.run(&["provider", "status"]).fails(3, "RES_003");
 }
+
+#[test]
+fn a_tier_bounds_what_a_tenant_rents_until_it_has_another() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    let tenant = node.peer_id();
+    let given = p.json(&["quota", "set", &tenant, "--tier", "free"]);
+    assert_eq!(
+        (&given["tier"], &given["limits"]["vms"], &given["used"]["vms"]),
+        (&"free".into(), &1.into(), &0.into())
+    );
+    r.json(&CREATE);
+    let second = ["vm", "create", "second", "--isolation", "any"];
+    let refused = r.run(&second).fails(4, "RES_004");
+    assert!(
+        refused.stderr().contains("tier 'free' allows 1 VM, 2 CPUs, 4G memory; in use are 1 VM"),
+        "{}",
+        refused.stderr()
+    );
+    assert_eq!(r.json(&["vm", "list"]).as_array().map(Vec::len), Some(1), "nothing is left of it");
+    p.run(&["quota", "set", &tenant, "--tier", "pro"]).ok();
+    assert_eq!(r.json(&second)["status"], "running");
+    let shown = p.run(&["quota", "show"]).ok().stdout();
+    assert!(shown.contains(&tenant) && shown.contains("3 VMs, 4 CPUs, 8G memory"), "{shown}");
+    assert_eq!(p.json(&["quota", "set", &tenant, "--tier", "none"])["tier"], Value::Null);
+    assert_eq!(p.json(&["quota", "show", &tenant])["used"]["vms"], 2, "what it has stays");
+    r.run(&["quota", "show"]).fails(3, "RES_003");
+}

@@ -10,6 +10,7 @@ pub mod lease;
 pub mod manual;
 pub mod node;
 pub mod provider;
+pub mod quota;
 pub mod sim;
 pub mod vm;
 
@@ -27,6 +28,7 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Image(command) => image::run(context, command),
         Command::Identity(command) => identity::run(context, command),
         Command::Key(command) => key::run(context, command),
+        Command::Quota(command) => quota::run(context, command),
         Command::Ban(command) => ban::run(context, command),
         Command::Events(args) => events::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),

@@ -93,6 +93,11 @@ impl Actor {
                 let lifted = self.lift_ban(peer).await;
                 reply(answer, lifted);
             }
+            Command::Quotas(peer, answer) => reply(answer, self.quota_views(peer)),
+            Command::SetQuota(peer, tier, answer) => {
+                let view = self.set_quota(peer, tier);
+                reply(answer, view);
+            }
             Command::OwnProvider(answer) => reply(answer, self.provider_report()),
             Command::Drain(draining, answer) => {
                 let report = self.set_draining(draining);

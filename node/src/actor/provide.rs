@@ -1,14 +1,15 @@
 //! The provider's regular looks: at what the host offers, and at whether the hypervisor has what the ledger says.
 use super::{Actor, Internal};
-use crate::api::types::{HostView, ProviderReport, VmUsageView};
+use crate::api::types::{HostView, ProviderReport, QuotaView, VmUsageView};
 use crate::provider::worker;
 use backends::{Instance, Measured, PowerState};
 use protocol::core::provider::Offering;
 use protocol::core::{Event, EventKind, Input, Severity, VmReport};
 use protocol::message::{LeaseStage, VmPhase};
 use protocol::names::LeaseId;
+use protocol::quota::Tier;
 use protocol::units::Resources;
-use protocol::{ErrorCode, Fault};
+use protocol::{ErrorCode, Fault, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -102,10 +103,42 @@ impl Actor {
         self.provider_report()
     }
 
-    pub(super) fn provider_report(&self) -> Result<ProviderReport, Fault> {
-        let status = self.provider_status().ok_or_else(|| {
+    /// Those that have a tier or VMs, or the one that is asked for.
+    pub(super) fn quota_views(&self, of: Option<PeerId>) -> Result<Vec<QuotaView>, Fault> {
+        self.must_provide()?;
+        let provider = self.core.provider();
+        let renting = provider.ledger().leases().filter(|row| row.counts()).map(|row| row.requestor);
+        let all = || provider.quotas().iter().map(|(peer, _)| peer).chain(renting).collect::<BTreeSet<_>>();
+        let peers = of.map_or_else(all, |peer| BTreeSet::from([peer]));
+        let view = |peer: PeerId| {
+            let mut keys = self.core.revoked().predecessors(peer);
+            let tier = provider.quotas().of(peer, &keys);
+            keys.push(peer);
+            QuotaView { peer_id: peer, tier, limits: tier.map(Tier::quota), used: provider.ledger().usage_of(&keys) }
+        };
+        Ok(peers.into_iter().map(view).collect())
+    }
+
+    pub(super) fn set_quota(&mut self, peer: PeerId, tier: Option<Tier>) -> Result<QuotaView, Fault> {
+        self.must_provide()?;
+        self.input(Input::SetQuota { peer, tier });
+        let view = self.quota_views(Some(peer))?.remove(0);
+        if tier.is_some() && view.tier != tier {
+            return Err(Fault::new(ErrorCode::Quota, "no more peers can be given a tier")
+                .hint("'golemnode quota set PEER --tier none' takes one back"));
+        }
+        Ok(view)
+    }
+
+    fn must_provide(&self) -> Result<(), Fault> {
+        self.provider.as_ref().map(drop).ok_or_else(|| {
             Fault::new(ErrorCode::Unavailable, "this node does not provide").hint("'golemnode node run --provide' does")
-        })?;
+        })
+    }
+
+    pub(super) fn provider_report(&self) -> Result<ProviderReport, Fault> {
+        self.must_provide()?;
+        let status = self.provider_status().ok_or_else(|| Fault::internal("a provider without a status"))?;
         let provider = self.core.provider();
         let (load, rates, thresholds) =
             (self.monitor.load(), self.monitor.rates().unwrap_or_default(), self.monitor.thresholds());

@@ -7,6 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use protocol::lease::LeaseDocument;
+use protocol::quota::Tier;
 use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, PeerId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -116,6 +117,15 @@ impl Client {
     }
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.answer(self.request(Method::DELETE, &format!("/api/v1/bans/{peer}"), None)?, SHORT).await
+    }
+    pub async fn quotas(&self) -> Result<Vec<QuotaView>, Fault> {
+        self.get("/api/v1/quotas").await
+    }
+    pub async fn quota(&self, peer: PeerId) -> Result<QuotaView, Fault> {
+        self.get(&format!("/api/v1/quotas/{peer}")).await
+    }
+    pub async fn set_quota(&self, peer: PeerId, tier: Option<Tier>) -> Result<QuotaView, Fault> {
+        self.post(&format!("/api/v1/quotas/{peer}"), &QuotaBody { tier }, SHORT).await
     }
     pub async fn own_provider(&self) -> Result<ProviderReport, Fault> {
         self.get("/api/v1/provider").await

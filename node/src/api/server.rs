@@ -80,6 +80,8 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/node/dial", post(dial))
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{peer}", get(provider))
+        .route("/api/v1/quotas", get(quotas))
+        .route("/api/v1/quotas/{peer}", get(quota).post(set_quota))
         .route("/api/v1/provider", get(own_provider))
         .route("/api/v1/provider/action", post(drain))
         .route("/api/v1/vms", get(vms).post(create))
@@ -139,6 +141,15 @@ async fn providers(State(api): State<Api>, Asked(query): Asked<ProviderQuery>) -
 }
 async fn provider(State(api): State<Api>, Named(peer): Named) -> Answer<ProviderView> {
     Ok(Json(api.node.provider(peer.parse()?).await?))
+}
+async fn quotas(State(api): State<Api>) -> Answer<Vec<QuotaView>> {
+    Ok(Json(api.node.quotas(None).await?))
+}
+async fn quota(State(api): State<Api>, Named(peer): Named) -> Answer<QuotaView> {
+    Ok(Json(api.node.quotas(Some(peer.parse()?)).await?.remove(0)))
+}
+async fn set_quota(State(api): State<Api>, Named(peer): Named, Body(body): Body<QuotaBody>) -> Answer<QuotaView> {
+    Ok(Json(api.node.set_quota(peer.parse()?, body.tier).await?))
 }
 async fn own_provider(State(api): State<Api>) -> Answer<ProviderReport> {
     Ok(Json(api.node.own_provider().await?))

@@ -6,6 +6,7 @@ use protocol::names::{
     Arch, BackendKind, Country, Currency, Digest, Egress, ImageName, Isolation, IsolationWanted, LeaseId, NodeName,
     VmName,
 };
+use protocol::quota::{Quota, Tier, Usage};
 use protocol::units::{DiskGib, MemoryMib, Resources};
 use protocol::{Fault, PeerId};
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,23 @@ pub struct VmUsageView {
     pub disk_bytes: u64,
     pub disk_read_bytes: Option<u64>,
     pub disk_written_bytes: Option<u64>,
+}
+
+/// What a requestor may have here at once, and what it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaView {
+    pub peer_id: PeerId,
+    /// None: a stranger, whom only the provider's own limits bound.
+    pub tier: Option<Tier>,
+    pub limits: Option<Quota>,
+    pub used: Usage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaBody {
+    /// None takes it back.
+    pub tier: Option<Tier>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 //!
 //! **A `Persist` is performed before anything behind it**: what depends on it is never sent before it is on disk.
 mod event;
+mod io;
 mod offences;
 pub mod posting;
 pub mod provider;
@@ -19,189 +20,26 @@ use crate::board::{Board, BoardRefusal, Page};
 use crate::envelope::{Sealed, Signed};
 use crate::error::Fault;
 use crate::identity::{Keypair, PeerId};
-use crate::message::{Frame, FrameError, PowerAction, Request, Response, VERSION, VmPhase};
-use crate::names::{CreateId, Digest, ImageName, LeaseId, Network, PeerAddr};
+use crate::message::{Frame, FrameError, Request, Response, VERSION};
+use crate::names::{LeaseId, Network, PeerAddr};
 use crate::opener::{Direct, Opener};
 use crate::refusal::Refusal;
-use crate::shard::{Block, LEAF, Server};
-use crate::spec::{Query, VmSpec};
+use crate::shard::{Block, LEAF};
+use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 pub use event::{Event, EventKind, Severity};
+pub use io::{Effect, Input, RpcFailure, Verdict, VmOrder, VmReport};
 use offences::Offences;
 use posting::{Posted, Postings};
-use provider::{Offering, Provider};
+use provider::Provider;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
-use requestor::{CreateRequest, Requestor};
+use requestor::Requestor;
 use revoked::{Heir, Revoked};
 use shards::Shards;
 use std::collections::VecDeque;
 use std::sync::Arc;
 pub use stored::{StoreOp, Table};
-
-/// What happens to a node.
-#[derive(Clone, Debug)]
-pub enum Input {
-    PeerConnected(PeerId),
-    PeerDisconnected(PeerId),
-    Gossip {
-        id: u64,
-        from: PeerId,
-        body: Vec<u8>,
-    },
-    Request {
-        token: u64,
-        from: PeerId,
-        /// The addresses that the sender's is one of; none on a site of its own.
-        block: Option<Block>,
-        body: Vec<u8>,
-    },
-    Response {
-        rpc: u64,
-        result: Result<Vec<u8>, RpcFailure>,
-    },
-    /// The servers that lie closest to this node, and this node itself while it serves the routing.
-    Vicinity {
-        own: Option<Arc<Server>>,
-        servers: Vec<Arc<Server>>,
-    },
-    /// The servers closest to what was looked up by `FindHolders`, as many as the routing gives; none when it fails.
-    Holders {
-        ticket: u64,
-        servers: Vec<Arc<Server>>,
-    },
-    /// Somebody looks for providers.
-    Search {
-        query: Query,
-        wanted: usize,
-    },
-    /// Where this node can be reached now; those beyond `MAX_ADDRS` are left out.
-    Addresses(Vec<PeerAddr>),
-    /// What the host has to let, or why nothing.
-    Offer(Offering),
-    /// The vm worker says where a VM stands.
-    Vm {
-        lease_id: LeaseId,
-        report: VmReport,
-    },
-    Create {
-        ticket: u64,
-        request: Box<CreateRequest>,
-    },
-    /// Takes a create back, or ends the rental.
-    Destroy {
-        ticket: u64,
-        create_id: CreateId,
-    },
-    Power {
-        ticket: u64,
-        create_id: CreateId,
-        action: PowerAction,
-    },
-    /// Asks the provider now, because somebody looks.
-    Refresh(CreateId),
-    /// Our own user says that a key is nobody's any more; verified by the node.
-    Revoke(Box<Signed>),
-    /// Withdraws the advert, takes no new work.
-    Drain,
-    /// Takes new work again.
-    Undrain,
-    Tick,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RpcFailure {
-    Timeout,
-    Unreachable(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VmReport {
-    Phase(VmPhase),
-    /// It could not be made or has died; the fault says why.
-    Failed(Fault),
-    /// An action did not work; the VM is as it was.
-    ActionFailed {
-        phase: VmPhase,
-        fault: Fault,
-    },
-}
-
-/// What a node does.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// One transaction, on disk before the next effect.
-    Persist(Vec<StoreOp>),
-    Publish(Vec<u8>),
-    Judge {
-        id: u64,
-        verdict: Verdict,
-    },
-    /// Looks up the servers closest to a key; answered by `Holders`.
-    FindHolders {
-        ticket: u64,
-        key: Vec<u8>,
-    },
-    /// Where a peer says it can be reached, before something is sent to it.
-    Learn {
-        peer: PeerId,
-        addrs: Vec<PeerAddr>,
-    },
-    Send {
-        rpc: u64,
-        to: PeerId,
-        body: Vec<u8>,
-    },
-    Reply {
-        token: u64,
-        body: Vec<u8>,
-    },
-    StartVm(Box<VmOrder>),
-    PowerVm {
-        lease_id: LeaseId,
-        action: PowerAction,
-    },
-    /// Repeats until the VM is gone.
-    DestroyVm(LeaseId),
-    /// The answer to an input with a ticket.
-    Answer {
-        ticket: u64,
-        result: Result<CreateId, Fault>,
-    },
-    /// The rental has changed; whoever watches may look again.
-    Rental(CreateId),
-    /// Something the user of this create should read.
-    Notice {
-        create_id: CreateId,
-        message: String,
-    },
-    Event(Event),
-    /// A peer sent what no honest node sends, and the message proves it: one for each input, however often. Unlike
-    /// events they are never left out, so that they can be counted.
-    Offence {
-        by: PeerId,
-        what: &'static str,
-        code: crate::ErrorCode,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VmOrder {
-    pub lease_id: LeaseId,
-    pub spec: VmSpec,
-    pub image: ImageName,
-    pub image_digest: Digest,
-    pub seed: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Accept,
-    /// Worthless here, no fault of the sender.
-    Ignore,
-    /// Costs the sender its score.
-    Reject,
-}
 
 /// What every part of the core works with.
 pub struct Ctx<'a> {
@@ -364,6 +202,7 @@ impl NodeCore {
                 Table::Releases => core.requestor.restore_release(&value)?,
                 Table::History => core.requestor.restore_history(&value)?,
                 Table::Revoked => core.revoked.restore(&value, &core.network)?,
+                Table::Quotas => core.provider.restore_quota(&value)?,
             }
         }
         if core.revoked.contains(core.key.peer_id()) {
@@ -415,6 +254,7 @@ impl NodeCore {
             Input::Power { ticket, create_id, action } => self.requestor.power(ctx, ticket, create_id, action),
             Input::Refresh(create_id) => self.requestor.refresh(ctx, create_id),
             Input::Revoke(signed) => self.postings.say_revoked(ctx, &self.board, *signed),
+            Input::SetQuota { peer, tier } => self.provider.set_quota(ctx, peer, tier),
             Input::Drain => self.provider.drain(),
             Input::Undrain => self.provider.undrain(),
             Input::Tick => {}

@@ -12,10 +12,13 @@ pub enum Table {
     History,
     /// Revocations of keys that meant something here, by key.
     Revoked,
+    /// Tiers that the operator has given, by key.
+    Quotas,
 }
 
 impl Table {
-    pub const ALL: [Table; 5] = [Table::Leases, Table::Rentals, Table::Releases, Table::History, Table::Revoked];
+    pub const ALL: [Table; 6] =
+        [Table::Leases, Table::Rentals, Table::Releases, Table::History, Table::Revoked, Table::Quotas];
     pub fn name(self) -> &'static str {
         match self {
             Table::Leases => "leases",
@@ -23,6 +26,7 @@ impl Table {
             Table::Releases => "releases",
             Table::History => "history",
             Table::Revoked => "revoked",
+            Table::Quotas => "quotas",
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::ledger::{Capacity, LeaseRow, Ledger};
 use crate::message::{LeaseStage, PowerAction, Request, Response, VmPhase};
 use crate::money::Price;
 use crate::names::{Arch, BackendKind, Country, Digest, Egress, GuestUser, ImageName, Isolation, LeaseId, NodeName};
+use crate::quota::{QuotaRow, Quotas, Tier};
 use crate::refusal::Refusal;
 use crate::units::{DiskGib, Millis, Resources, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +92,7 @@ pub struct Provider {
     offering: Offering,
     draining: bool,
     ledger: Ledger,
+    quotas: Quotas,
     watchers: Vec<Watcher>,
     /// As last offered.
     grace: Millis,
@@ -104,6 +106,7 @@ impl Provider {
             offering: Offering::Nothing { reason: "this node does not provide".into() },
             draining: false,
             ledger: Ledger::default(),
+            quotas: Quotas::default(),
             watchers: Vec::new(),
             grace: GRACE,
             stop_again: None,
@@ -116,6 +119,28 @@ impl Provider {
         })?;
         self.ledger.restore(row);
         Ok(())
+    }
+
+    pub fn restore_quota(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let row: QuotaRow = codec::decode(value, MAX_STORED).map_err(|error| {
+            Fault::internal(format!("a stored quota is {error}")).hint("restore the home from a backup")
+        })?;
+        self.quotas.restore(row);
+        Ok(())
+    }
+
+    /// The operator gives a peer a tier, or takes it back. What it has already stays.
+    pub fn set_quota(&mut self, ctx: &mut Ctx, peer: PeerId, tier: Option<Tier>) {
+        if !self.quotas.set(peer, tier) {
+            return;
+        }
+        ctx.persist(vec![match tier {
+            Some(tier) => StoreOp::put(Table::Quotas, peer.public_key(), &QuotaRow { peer, tier }),
+            None => StoreOp::delete(Table::Quotas, peer.public_key()),
+        }]);
+    }
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// After a restart: what was let is made sure of, what was ended is taken down, whatever the last run had done.

@@ -17,7 +17,8 @@ impl Provider {
             return Err(Refusal::NotProviding);
         }
         let Offering::Vms(offer) = &self.offering else { return Err(Refusal::NotProviding) };
-        if !offer.policy.serves(from, &ctx.revoked.predecessors(from)) {
+        let predecessors = ctx.revoked.predecessors(from);
+        if !offer.policy.serves(from, &predecessors) {
             return Err(Refusal::Denied);
         }
         let QuoteReq { create_id, spec } = request;
@@ -45,6 +46,10 @@ impl Provider {
             // Asked for again late, or in other words: a create holds a place once.
             let old = hold.quote.quote_id;
             self.ledger.decline(from, old);
+        }
+        if let Some(tier) = self.quotas.of(from, &predecessors) {
+            let keys = [&[from], &predecessors[..]].concat();
+            self.ledger.admit_to_tier(ctx.now, &keys, tier, spec.resources)?;
         }
         self.ledger.trim_holds(ctx.now, from)?;
         self.ledger.admit(spec.resources)?;

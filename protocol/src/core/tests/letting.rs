@@ -346,3 +346,46 @@ fn a_peers_absurd_clock_does_no_harm() {
         node.input(Input::Request { token: 1, from: key(from).peer_id(), block: None, body });
     }
 }
+
+#[test]
+fn a_tier_bounds_what_its_holder_has_and_not_what_others_have() {
+    let mut node = Node::provider(9);
+    let peer = |n: u8| key(n).peer_id();
+    let set = |node: &mut Node, n: u8, tier| node.input(Input::SetQuota { peer: peer(n), tier });
+    set(&mut node, 2, Some(Tier::Free));
+    let first = node.quote(2, 1).unwrap();
+    let Err(Refusal::Quota { tier: Tier::Free, used, .. }) = node.quote(2, 2) else {
+        panic!("one VM, and one is held")
+    };
+    assert_eq!(used.vms, 1);
+    assert!(node.quote(3, 1).is_ok(), "a stranger has no tier");
+    // A question that was left alone makes room for the next.
+    node.now = node.now + Millis::secs(6);
+    let second = node.quote(2, 2).unwrap();
+    assert_eq!(node.accept(2, 1, &first).unwrap_err(), Refusal::QuoteGone);
+    let grant = node.accept(2, 2, &second).unwrap();
+    node.confirm(2, &grant);
+    node.now = node.now + Millis::secs(6);
+    assert!(matches!(node.quote(2, 3), Err(Refusal::Quota { .. })), "what is let stays");
+
+    set(&mut node, 2, Some(Tier::Pro));
+    node.restart();
+    node.input(Input::Offer(Offering::Vms(Box::new(offer(9)))));
+    node.lease(2, 3);
+    node.lease(2, 4);
+    assert!(matches!(node.quote(2, 5), Err(Refusal::Quota { tier: Tier::Pro, .. })), "also after a restart");
+    set(&mut node, 2, None);
+    node.restart();
+    node.input(Input::Offer(Offering::Vms(Box::new(offer(9)))));
+    assert!(node.quote(2, 5).is_ok());
+}
+
+#[test]
+fn many_questions_at_once_never_pass_the_tier() {
+    let mut node = Node::provider(9);
+    node.input(Input::SetQuota { peer: key(2).peer_id(), tier: Some(Tier::Pro) });
+    let quotes: Vec<_> = (0..9).filter_map(|create| Some((create, node.quote(2, create).ok()?))).collect();
+    assert_eq!(quotes.len(), 3);
+    let granted = quotes.iter().filter(|(create, quote)| node.accept(2, *create, quote).is_ok()).count();
+    assert_eq!((granted, node.core.provider().ledger().usage_of(&[key(2).peer_id()]).vms), (3, 3));
+}

@@ -8,18 +8,19 @@ mod revoking;
 mod shards;
 
 use super::provider::{Offer, OfferedImage, Offering};
-use super::requestor::Phase;
+use super::requestor::{CreateRequest, Phase};
 use super::*;
 use crate::board::{Page, Posting};
 use crate::codec::{MAX_STORED, decode};
 use crate::envelope::{Sealed, Signed};
 use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, Grant, Quote};
 use crate::ledger::{HOLDS_PER_REQUESTOR, LeaseRow, TOMBSTONES_PER_REQUESTOR};
-use crate::message::{ConfirmReq, LeaseStage, LeaseStatus, ProvisionStep, QuoteReq};
+use crate::message::{ConfirmReq, LeaseStage, LeaseStatus, PowerAction, ProvisionStep, QuoteReq, VmPhase};
 use crate::money::Price;
-use crate::names::{ActId, Arch, Digest, Egress, Isolation, IsolationWanted};
+use crate::names::{ActId, Arch, CreateId, Digest, Egress, Isolation, IsolationWanted};
+use crate::quota::Tier;
 use crate::seed::Seed;
-use crate::spec::Query;
+use crate::spec::{Query, VmSpec};
 use crate::units::{DiskGib, Resources};
 use crate::{ErrorCode, advert};
 

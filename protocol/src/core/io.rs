@@ -1,0 +1,182 @@
+//! What happens to a node, and what it does: all that passes between the core and whoever drives it.
+use super::provider::Offering;
+use super::requestor::CreateRequest;
+use super::{Event, StoreOp};
+use crate::envelope::Signed;
+use crate::error::Fault;
+use crate::identity::PeerId;
+use crate::message::{PowerAction, VmPhase};
+use crate::names::{CreateId, Digest, ImageName, LeaseId, PeerAddr};
+use crate::quota::Tier;
+use crate::shard::{Block, Server};
+use crate::spec::{Query, VmSpec};
+use std::sync::Arc;
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    PeerConnected(PeerId),
+    PeerDisconnected(PeerId),
+    Gossip {
+        id: u64,
+        from: PeerId,
+        body: Vec<u8>,
+    },
+    Request {
+        token: u64,
+        from: PeerId,
+        /// The addresses that the sender's is one of; none on a site of its own.
+        block: Option<Block>,
+        body: Vec<u8>,
+    },
+    Response {
+        rpc: u64,
+        result: Result<Vec<u8>, RpcFailure>,
+    },
+    /// The servers that lie closest to this node, and this node itself while it serves the routing.
+    Vicinity {
+        own: Option<Arc<Server>>,
+        servers: Vec<Arc<Server>>,
+    },
+    /// The servers closest to what was looked up by `FindHolders`, as many as the routing gives; none when it fails.
+    Holders {
+        ticket: u64,
+        servers: Vec<Arc<Server>>,
+    },
+    /// Somebody looks for providers.
+    Search {
+        query: Query,
+        wanted: usize,
+    },
+    /// Where this node can be reached now; those beyond `MAX_ADDRS` are left out.
+    Addresses(Vec<PeerAddr>),
+    /// What the host has to let, or why nothing.
+    Offer(Offering),
+    /// The vm worker says where a VM stands.
+    Vm {
+        lease_id: LeaseId,
+        report: VmReport,
+    },
+    Create {
+        ticket: u64,
+        request: Box<CreateRequest>,
+    },
+    /// Takes a create back, or ends the rental.
+    Destroy {
+        ticket: u64,
+        create_id: CreateId,
+    },
+    Power {
+        ticket: u64,
+        create_id: CreateId,
+        action: PowerAction,
+    },
+    /// Asks the provider now, because somebody looks.
+    Refresh(CreateId),
+    /// Our own user says that a key is nobody's any more; verified by the node.
+    Revoke(Box<Signed>),
+    /// The operator gives a peer a tier, or takes it back.
+    SetQuota {
+        peer: PeerId,
+        tier: Option<Tier>,
+    },
+    /// Withdraws the advert, takes no new work.
+    Drain,
+    /// Takes new work again.
+    Undrain,
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RpcFailure {
+    Timeout,
+    Unreachable(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmReport {
+    Phase(VmPhase),
+    /// It could not be made or has died; the fault says why.
+    Failed(Fault),
+    /// An action did not work; the VM is as it was.
+    ActionFailed {
+        phase: VmPhase,
+        fault: Fault,
+    },
+}
+
+/// What a node does.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// One transaction, on disk before the next effect.
+    Persist(Vec<StoreOp>),
+    Publish(Vec<u8>),
+    Judge {
+        id: u64,
+        verdict: Verdict,
+    },
+    /// Looks up the servers closest to a key; answered by `Holders`.
+    FindHolders {
+        ticket: u64,
+        key: Vec<u8>,
+    },
+    /// Where a peer says it can be reached, before something is sent to it.
+    Learn {
+        peer: PeerId,
+        addrs: Vec<PeerAddr>,
+    },
+    Send {
+        rpc: u64,
+        to: PeerId,
+        body: Vec<u8>,
+    },
+    Reply {
+        token: u64,
+        body: Vec<u8>,
+    },
+    StartVm(Box<VmOrder>),
+    PowerVm {
+        lease_id: LeaseId,
+        action: PowerAction,
+    },
+    /// Repeats until the VM is gone.
+    DestroyVm(LeaseId),
+    /// The answer to an input with a ticket.
+    Answer {
+        ticket: u64,
+        result: Result<CreateId, Fault>,
+    },
+    /// The rental has changed; whoever watches may look again.
+    Rental(CreateId),
+    /// Something the user of this create should read.
+    Notice {
+        create_id: CreateId,
+        message: String,
+    },
+    Event(Event),
+    /// A peer sent what no honest node sends, and the message proves it: one for each input, however often. Unlike
+    /// events they are never left out, so that they can be counted.
+    Offence {
+        by: PeerId,
+        what: &'static str,
+        code: crate::ErrorCode,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmOrder {
+    pub lease_id: LeaseId,
+    pub spec: VmSpec,
+    pub image: ImageName,
+    pub image_digest: Digest,
+    pub seed: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    /// Worthless here, no fault of the sender.
+    Ignore,
+    /// Costs the sender its score.
+    Reject,
+}
