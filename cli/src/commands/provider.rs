@@ -193,7 +193,7 @@ fn report_text(report: &ProviderReport) -> String {
 }
 
 fn host_rows<'a>(report: &ProviderReport, host: &HostView) -> Vec<(&'a str, Option<String>)> {
-    let used = |percent: f32, of: String, threshold: u8| Some(format!("{percent} % of {of} (threshold {threshold} %)"));
+    let used = |percent: f64, of: String, threshold: u8| Some(format!("{percent} % of {of} (threshold {threshold} %)"));
     let cpu = match host.cpu_percent {
         None => "measured for less than a minute".to_owned(),
         Some(percent) => format!("{percent} % of {} (threshold {} %)", host.cpus, report.cpu_threshold),

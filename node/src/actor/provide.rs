@@ -247,8 +247,8 @@ impl Actor {
 }
 
 /// More digits than that are noise.
-fn tenths(percent: f32) -> f32 {
-    (percent * 10.0).round() / 10.0
+fn tenths(percent: f32) -> f64 {
+    (f64::from(percent) * 10.0).round() / 10.0
 }
 
 #[cfg(test)]

@@ -90,13 +90,13 @@ pub struct ProviderReport {
 pub struct HostView {
     pub cpus: u32,
     /// The average of a minute, without this node's guests; none in the first minute.
-    pub cpu_percent: Option<f32>,
-    pub guests_cpu_percent: f32,
-    pub memory_percent: f32,
+    pub cpu_percent: Option<f64>,
+    pub guests_cpu_percent: f64,
+    pub memory_percent: f64,
     pub memory_bytes: u64,
-    pub swap_percent: f32,
+    pub swap_percent: f64,
     pub swap_bytes: u64,
-    pub disk_percent: f32,
+    pub disk_percent: f64,
     pub disk_bytes: u64,
     pub disk_read_per_s: u64,
     pub disk_written_per_s: u64,

@@ -75,6 +75,8 @@ pub fn api_answers(data: &[u8]) {
     json::<VmActionBody>(data);
     json::<Vec<LeaseView>>(data);
     json::<Vec<EventView>>(data);
+    json::<ProviderReport>(data);
+    json::<Vec<QuotaView>>(data);
     json::<ErrorBody>(data);
     match node::fuzzing::upgraded(data) {
         Ok(Ok(early)) => assert!(data.ends_with(&early)),

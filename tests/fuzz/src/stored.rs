@@ -6,6 +6,7 @@ use protocol::core::requestor::Rental;
 use protocol::core::{Input, NodeCore, StoreOp, Table};
 use protocol::history::Sample;
 use protocol::ledger::LeaseRow;
+use protocol::quota::QuotaRow;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Rows of an input.
@@ -22,6 +23,7 @@ pub fn stored(data: &[u8]) {
         again::<LeaseRow>(value);
         again::<Rental>(value);
         again::<Sample>(value);
+        again::<QuotaRow>(value);
         again::<KnownPeer>(value);
         again::<StoredEvent>(value);
         rows.push(StoreOp { table, key: vec![rows.len() as u8], value: Some(value.to_vec()) });

@@ -162,6 +162,12 @@ fn answers() -> Seeds {
         r#"{"event":"stage","stage":"boot","message":"m","elapsed_ms":1}"#,
         r#"{"event":"failed","error":{"code":"RES_003","message":"m"}}"#,
         r#"[{"id":1,"time":"t","type":"vm","severity":"info","message":"m","subject":null,"details":{"a":[1.5]}}]"#,
+        &format!(
+            r#"{{"advertised":false,"reason":"it is busy","backend":"libvirt","isolation":"emulated","egress":"none","offer":{resources},"free":{resources},"leases":1,"max_vms":10,"images":["tiny"],"price_per_hour":"0","currency":"EUR","draining":true,"cpu_threshold":90,"memory_threshold":85,"disk_threshold":90,"host":{{"cpus":2,"cpu_percent":1.5,"guests_cpu_percent":0.5,"memory_percent":88.0,"memory_bytes":1,"swap_percent":0.0,"swap_bytes":0,"disk_percent":5.0,"disk_bytes":1,"disk_read_per_s":1,"disk_written_per_s":1,"net_received_per_s":1,"net_sent_per_s":1}},"vms":[{{"lease_id":"00000000000000000000000000000001","cpu_s":1,"memory_bytes":1,"disk_bytes":1,"disk_read_bytes":null,"disk_written_bytes":1}}]}}"#
+        ),
+        &format!(
+            r#"[{{"peer_id":"{id}","tier":"pro","limits":{{"vms":3,"cpus":4,"memory_mib":8192}},"used":{{"vms":1,"resources":{resources}}}}}]"#
+        ),
         r#"{"error":{"code":"AUTH_001","message":"m","hint":"h","request_id":"r","timestamp":"t"}}"#,
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\nSSH-2.0-x\r\n",
         "HTTP/1.1 404 Not Found\r\nContent-Length: 56\r\n\r\n{\"error\":{\"code\":\"VM_002\",\"message\":\"m\",\"request_id\":\"r\",\"timestamp\":\"t\"}}",

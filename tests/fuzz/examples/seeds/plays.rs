@@ -8,7 +8,8 @@ use protocol::codec::encode;
 use protocol::core::requestor::{Deal, Marks, Phase, Rental};
 use protocol::ledger::LeaseRow;
 use protocol::message::{Frame, LeaseStage, Request, VmPhase};
-use protocol::names::{CreateId, Digest};
+use protocol::names::{ActId, CreateId, Digest};
+use protocol::quota::{QuotaRow, Tier};
 use protocol::spec::Query;
 use protocol::units::{Millis, Timestamp};
 
@@ -152,6 +153,7 @@ pub fn stored() -> Seeds {
         row(1, &encode(&leased)),
         row(2, &encode(&peer)),
         row(2, &encode(&event)),
+        row(5, &encode(&QuotaRow { peer: key(1).peer_id(), tier: Tier::Pro })),
     ]
 }
 
@@ -179,7 +181,7 @@ fn lease() -> LeaseRow {
         ran: true,
         vm: VmPhase::Running,
         revision: 5,
-        acts: vec![protocol::names::ActId([5; 16])],
+        acts: vec![ActId([5; 16])],
         fault: None,
     }
 }
