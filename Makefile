@@ -22,7 +22,7 @@ TINY := $(IMAGES)/tiny/manifest.json
 DEBIAN := $(IMAGES)/debian/manifest.json
 INSTALL_DEPS := tests/tools/install-deps.sh
 
-.PHONY: help demo test nat-full sim-full sim-live bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install \
+.PHONY: help demo test nat-full crash-test crash-sim month-sim ledger-full sim-full sim-live bench fuzz hostile-full image-tiny image-debian bundle-tiny bundle-debian lint install \
 	deps-%
 
 help: ## this list
@@ -38,6 +38,24 @@ test: deps-test $(TINY) ## every test, with real guests; says at the end what it
 nat-full: deps-test ## hosts behind NATs at length, as root: 200 MB over each way, 10 minutes and 1 GB by a relay
 	$(CARGO) build $(CARGOFLAGS) -p cli
 	GOLEMNODE_NAT_FULL=1 $(CARGO) test $(CARGOFLAGS) -p tests --test e2e -- nat:: --test-threads 1 --nocapture
+
+KILLS ?= 500
+crash-test: deps-test $(TINY) ## kill -9 of a provider with real guests, hundreds of times (KILLS=50); goes on where it was ended
+	$(CARGO) build $(CARGOFLAGS) -p cli -p tests --bins
+	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" $(BUILT)/debug/crash $(KILLS)
+
+CRASHES ?= 20000
+crash-sim: deps-build ## a hundred thousand deaths of a simulated provider, at each step (CRASHES=runs, of five deaths each)
+	SIM_SEEDS=$(CRASHES) $(CARGO) test --release $(CARGOFLAGS) -p simulations --no-default-features --test main \
+		crashes -- --nocapture
+
+month-sim: deps-build ## a thousand VMs rented, renewed and billed for thirty days, receipts against books of their own
+	SIM_SEED=0 MONTH_VMS=1000 MONTH_DAYS=30 $(CARGO) test --release $(CARGOFLAGS) -p simulations --no-default-features \
+		--test main receipts_add -- --nocapture
+
+SEQUENCES ?= 1000000
+ledger-full: deps-build ## a million random sequences against the model of a provider, every answer compared (SEQUENCES=n)
+	PROPTEST_CASES=$(SEQUENCES) nice -n 10 $(CARGO) test --release $(CARGOFLAGS) -p protocol --test main ledger::
 
 SCENARIOS ?= $(wildcard simulations/scenarios/*.toml)
 sim-full: deps-build ## every scenario at its full size, and one 100 times for the same trace (SCENARIOS='…' for some)

@@ -44,6 +44,8 @@ pub struct InstanceOrder {
     pub seed: Seed,
     /// Guest TCP ports to forward besides 22.
     pub ports: Vec<u16>,
+    /// What the lease says. A backend that cannot hold the guest to it any more gives less, never more.
+    pub egress: Egress,
 }
 
 /// What the hypervisor says of a VM.

@@ -134,7 +134,8 @@ mod meter {
                 std::hint::spin_loop();
             }
             let load = meter.look();
-            assert_eq!(load.cpus as usize, std::thread::available_parallelism().unwrap().get());
+            // A process may be kept to fewer than there are.
+            assert!(load.cpus as usize >= std::thread::available_parallelism().unwrap().get(), "{load:?}");
             assert!(load.cpu_percent > 1.0 && load.cpu_percent <= 100.5, "{load:?}");
             for room in [load.memory, load.disk] {
                 assert!(room.used_bytes > 0 && room.used_bytes <= room.total_bytes, "{load:?}");

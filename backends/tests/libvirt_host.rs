@@ -2,7 +2,7 @@
 use crate::conformance::{Claims, Subject, seed, small};
 use async_trait::async_trait;
 use backends::images::{ImageStore, ImportSource, Manifest};
-use backends::libvirt::{Accel, Libvirt, LibvirtConfig};
+use backends::libvirt::{Accel, Libvirt, LibvirtConfig, Limits};
 use backends::{Backend, Capabilities, InstanceOrder, wait_ready};
 use protocol::ErrorCode;
 use protocol::names::{Arch, Egress, Isolation, LeaseId};
@@ -19,6 +19,8 @@ pub struct LibvirtHost {
     pub dir: tempfile::TempDir,
     pub uri: Option<String>,
     pub accel: Accel,
+    pub egress: Option<Egress>,
+    pub limits: Limits,
     pub image: Manifest,
     /// What the guest must present; none where there is no guest.
     pub host_key: Option<String>,
@@ -67,7 +69,16 @@ impl LibvirtHost {
             host_key: fs::read_to_string(dir.path().join("host")).unwrap(),
             user_data: None,
         };
-        Some(LibvirtHost { dir, uri: None, accel: Accel::Tcg, image, host_key: Some(host_key), seed })
+        Some(LibvirtHost {
+            dir,
+            uri: None,
+            accel: Accel::Tcg,
+            egress: Some(Egress::None),
+            limits: Limits::default(),
+            image,
+            host_key: Some(host_key),
+            seed,
+        })
     }
 
     /// With a disk of nothing, for a driver that boots nothing.
@@ -94,7 +105,17 @@ impl LibvirtHost {
             sha256: None,
         };
         let image = ImageStore::new(dir.path().join("images")).import(&source, &mut |_, _| {}).unwrap();
-        Some(LibvirtHost { dir, uri: Some(uri.to_owned()), accel: Accel::Auto, image, host_key: None, seed: seed() })
+        let (uri, limits) = (Some(uri.to_owned()), Limits::default());
+        Some(LibvirtHost {
+            dir,
+            uri,
+            accel: Accel::Auto,
+            egress: Some(Egress::None),
+            limits,
+            image,
+            host_key: None,
+            seed: seed(),
+        })
     }
 
     pub fn new_backend(&self) -> Libvirt {
@@ -102,6 +123,8 @@ impl LibvirtHost {
             home: self.dir.path().to_owned(),
             uri: self.uri.clone(),
             accel: self.accel,
+            egress: self.egress,
+            limits: self.limits,
             images: ImageStore::new(self.dir.path().join("images")),
         })
     }
@@ -206,6 +229,7 @@ impl Subject for LibvirtHost {
             image_digest: self.image.digest(),
             seed: self.seed.clone(),
             ports: vec![],
+            egress: self.egress.unwrap_or_default(),
         }
     }
     fn bad_orders(&self, id: LeaseId) -> Vec<(InstanceOrder, ErrorCode)> {

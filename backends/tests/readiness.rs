@@ -2,7 +2,7 @@
 use backends::memory::{MemoryBackend, MemoryOptions};
 use backends::{Backend, InstanceOrder, ssh_probe, wait_ready};
 use protocol::ErrorCode;
-use protocol::names::LeaseId;
+use protocol::names::{Egress, LeaseId};
 use protocol::seed::Seed;
 use protocol::units::Resources;
 use std::net::{SocketAddr, TcpListener};
@@ -86,6 +86,7 @@ async fn simulated(endpoint: Option<SocketAddr>) -> (MemoryBackend, LeaseId) {
         image_digest: MemoryOptions::digest_of("tiny"),
         seed,
         ports: vec![],
+        egress: Egress::None,
     };
     backend.create(&order, &()).await.unwrap();
     (backend, id)

@@ -59,6 +59,7 @@ impl Subject for Memory {
             image_digest: MemoryOptions::digest_of("tiny"),
             seed: seed(),
             ports: vec![],
+            egress: Egress::None,
         }
     }
     fn bad_orders(&self, id: LeaseId) -> Vec<(InstanceOrder, ErrorCode)> {

@@ -1,5 +1,7 @@
 //! What every command takes, and the tree of commands.
-use crate::commands::{ban, doctor, events, identity, image, key, lease, node, provider, quota, sim, vm};
+use crate::commands::{
+    ban, credit, db, doctor, events, identity, image, job, key, lease, node, provider, quota, receipt, sim, vm,
+};
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::names::Network;
@@ -95,6 +97,12 @@ pub enum Command {
     /// See the leases this node has a part in, and verify any lease
     #[command(subcommand)]
     Lease(lease::LeaseCommand),
+    /// See what VMs have cost, signed by both sides, and verify any receipt
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptCommand),
+    /// See and grant what requestors have paid this provider in advance
+    #[command(subcommand)]
+    Credit(credit::CreditCommand),
     /// Keep the disk images that this home offers
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -104,9 +112,15 @@ pub enum Command {
     /// Bound what a requestor may have at this provider at once
     #[command(subcommand)]
     Quota(quota::QuotaCommand),
+    /// See what this provider does to its guests, and take something back
+    #[command(subcommand)]
+    Job(job::JobCommand),
     /// See which peers this node keeps out, and let them in again
     #[command(subcommand)]
     Ban(ban::BanCommand),
+    /// Check, save and restore what this node has on disk: leases, rentals, events
+    #[command(subcommand)]
+    Db(db::DbCommand),
     /// See the key that this node is, and end a key that was stolen
     #[command(subcommand)]
     Identity(identity::IdentityCommand),

@@ -183,6 +183,26 @@ fn every_limit_of_the_core_and_the_node_has_a_row() {
     assert!(missing.is_empty(), "docs/security.md has no row for {missing:#?}");
 }
 
+/// Each promise names tests that are there.
+#[test]
+fn every_promise_has_its_tests() {
+    let text = read("docs/security.md");
+    let section = text.split("\n## Promises and their tests").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let promises = rows(section.expect("the section is there"), 3);
+    let named: Vec<_> = promises.iter().filter(|row| row[1].starts_with('`')).collect();
+    assert!(named.len() > 15, "the table was not found: {} rows", named.len());
+    let holes = promises.iter().filter(|row| row[1].starts_with('`') && !row[0].is_empty()).count();
+    assert_eq!(holes, 5, "each has tests");
+    for row in named {
+        let (test, file) = (row[1].trim_matches('`'), row[2].trim_matches('`'));
+        let source = read(file);
+        let (before, _) = source.split_once(&format!("fn {test}()")).unwrap_or_else(|| panic!("{file} has no {test}"));
+        let mut marks = before.trim_end().lines().rev().take_while(|line| !line.trim().is_empty());
+        let is_test = marks.any(|line| line.trim().starts_with("#[test]") || line.contains("::test"));
+        assert!(is_test, "{test} of {file} is no test");
+    }
+}
+
 /// The sources of all crates, as paths from the project's root, without what only tests.
 fn sources() -> Vec<String> {
     let crates = ["protocol", "backends", "node", "cli", "simulations", "tests"];

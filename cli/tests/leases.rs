@@ -39,6 +39,7 @@ fn document() -> LeaseDocument {
         price: Price { per_hour: "0.02".parse::<Amount>().unwrap(), currency: "EUR".parse().unwrap() },
         issued: NOW,
         hold_until: NOW + Millis::secs(30),
+        contested: false,
     };
     let quote = Sealed::seal(quote, &p);
     let accept = Accept {
@@ -73,6 +74,7 @@ fn document() -> LeaseDocument {
         grant: SignedText::from(grant.signed()),
         confirm: Some(SignedText::from(confirm.signed())),
         active: Some(SignedText::from(active.signed())),
+        renewal: None,
     }
 }
 

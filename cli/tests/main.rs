@@ -1,5 +1,6 @@
 //! The command line from the outside: the binary itself, as a script calls it.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and say why")]
+mod db;
 mod docs;
 mod help;
 #[allow(dead_code, reason = "backends' tests use more of it")]

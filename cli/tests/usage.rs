@@ -4,7 +4,7 @@ use super::{golemnode, stderr, stdout};
 /// Arguments, exit code, how the error line begins, and a part of its hint.
 const WRONG: &[(&str, i32, &str, &str)] = &[
     ("", 2, "error[REQ_001]: which command?", "golemnode --help"),
-    ("frob", 2, "error[REQ_001]: unrecognized subcommand 'frob'", "golemnode --help"),
+    ("xyzzy", 2, "error[REQ_001]: unrecognized subcommand 'xyzzy'", "golemnode --help"),
     ("vm", 2, "error[REQ_001]: which command?", "golemnode vm --help"),
     ("vm creat web", 2, "error[REQ_001]: unrecognized subcommand 'creat'", "create"),
     ("vm create", 2, "error[REQ_001]: the following required arguments were not provided: <NAME>", "vm create --help"),
@@ -108,7 +108,7 @@ fn wrong_input_is_answered_in_one_line_with_its_code_and_a_hint() {
 fn with_json_the_error_is_an_object() {
     let dir = tempfile::tempdir().unwrap();
     for args in
-        [&["--json", "vm", "create", "Web"][..], &["vm", "frob", "--format", "json"], &["node", "stop", "--json"]]
+        [&["--json", "vm", "create", "Web"][..], &["vm", "xyzzy", "--format", "json"], &["node", "stop", "--json"]]
     {
         let output = golemnode(dir.path(), args);
         let said: serde_json::Value = serde_json::from_str(&stderr(&output)).unwrap();

@@ -1,12 +1,18 @@
 //! The way into a running node: what the local API calls. Each call is a message to the node's actor and its answer.
+use crate::api::billing::{CreditBody, CreditView, ReceiptView, RenewBody};
 use crate::api::types::*;
 use crate::mesh::BoxedStream;
+use crate::store::backup::BackupView;
+use crate::store::check::StoreReport;
+use crate::store::restore::RestoreView;
+use protocol::job::JobId;
 use protocol::names::VmName;
 use protocol::quota::Tier;
 use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, PeerId};
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Enough for every command a person or a script runs at once; beyond it callers wait their turn.
 pub const COMMANDS: usize = 256;
@@ -46,13 +52,29 @@ pub enum Command {
     Bans(Answer<Vec<BanView>>),
     LiftBan(PeerId, Answer<BanView>),
     /// Of one peer, or of all that have a tier or VMs.
+    Receipts(Answer<Vec<ReceiptView>>),
+    Receipt(String, Answer<protocol::receipt::ReceiptDocument>),
+    Credits(Option<PeerId>, Answer<Vec<CreditView>>),
+    GrantCredit(PeerId, CreditBody, Answer<Vec<CreditView>>),
+    Renew(String, RenewBody, Answer<VmView>),
     Quotas(Option<PeerId>, Answer<Vec<QuotaView>>),
     SetQuota(PeerId, Option<Tier>, Answer<QuotaView>),
+    Jobs(Answer<Vec<JobView>>),
+    Job(JobId, Answer<JobView>),
+    CancelJob(JobId, Answer<JobView>),
     /// What this node offers, and how busy its host is.
     OwnProvider(Answer<ProviderReport>),
     /// Nothing new is let from now on, or again.
     Drain(bool, Answer<ProviderReport>),
     RescanImages(Answer<()>),
+    CheckStore(Answer<StoreReport>),
+    BackUpStore {
+        file: PathBuf,
+        overwrite: bool,
+        answer: Answer<BackupView>,
+    },
+    /// The node stops afterwards: its next start takes up what was restored.
+    RestoreStore(PathBuf, Answer<RestoreView>),
     /// Ends a key for good; it need not be this node's.
     Revoke(Box<RevocationDocument>, Answer<RevokedView>),
     /// Whether a create is under way or a release still has to get through.
@@ -64,18 +86,32 @@ pub enum Command {
 #[derive(Clone)]
 pub struct NodeHandle {
     commands: mpsc::Sender<Command>,
+    /// Why nothing is answered for now.
+    waits: watch::Receiver<Option<Fault>>,
 }
 
 impl NodeHandle {
     pub fn new(commands: mpsc::Sender<Command>) -> Self {
-        NodeHandle { commands }
+        Self::of_one_that_waits(commands, watch::channel(None).1)
+    }
+    /// The same, of a node that says when it waits for something and answers nobody.
+    pub fn of_one_that_waits(commands: mpsc::Sender<Command>, waits: watch::Receiver<Option<Fault>>) -> Self {
+        NodeHandle { commands, waits }
     }
 
     async fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> Command) -> Result<T, Fault> {
         let (answer, answered) = oneshot::channel();
         let stopped = || Fault::new(ErrorCode::Unavailable, "the node is stopping").hint("run the command again");
-        self.commands.send(make(answer)).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        let asking = async {
+            self.commands.send(make(answer)).await.map_err(|_| stopped())?;
+            answered.await.map_err(|_| stopped())?
+        };
+        let mut waits = self.waits.clone();
+        tokio::select! {
+            biased;
+            answer = asking => answer,
+            Ok(fault) = waits.wait_for(Option::is_some) => Err(fault.clone().unwrap_or_else(stopped)),
+        }
     }
 
     pub async fn status(&self) -> Result<NodeStatus, Fault> {
@@ -145,8 +181,34 @@ impl NodeHandle {
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.ask(|answer| Command::LiftBan(peer, answer)).await
     }
+    /// The latest of each lease.
+    pub async fn receipts(&self) -> Result<Vec<ReceiptView>, Fault> {
+        self.ask(Command::Receipts).await
+    }
+    /// By lease id, VM name or VM id.
+    pub async fn receipt(&self, lease: &str) -> Result<protocol::receipt::ReceiptDocument, Fault> {
+        self.ask(|answer| Command::Receipt(lease.to_owned(), answer)).await
+    }
+    pub async fn credits(&self, peer: Option<PeerId>) -> Result<Vec<CreditView>, Fault> {
+        self.ask(|answer| Command::Credits(peer, answer)).await
+    }
+    pub async fn grant_credit(&self, peer: PeerId, body: CreditBody) -> Result<Vec<CreditView>, Fault> {
+        self.ask(|answer| Command::GrantCredit(peer, body, answer)).await
+    }
+    pub async fn renew(&self, vm: &str, body: RenewBody) -> Result<VmView, Fault> {
+        self.ask(|answer| Command::Renew(vm.to_owned(), body, answer)).await
+    }
     pub async fn quotas(&self, peer: Option<PeerId>) -> Result<Vec<QuotaView>, Fault> {
         self.ask(|answer| Command::Quotas(peer, answer)).await
+    }
+    pub async fn jobs(&self) -> Result<Vec<JobView>, Fault> {
+        self.ask(Command::Jobs).await
+    }
+    pub async fn job(&self, id: JobId) -> Result<JobView, Fault> {
+        self.ask(|answer| Command::Job(id, answer)).await
+    }
+    pub async fn cancel_job(&self, id: JobId) -> Result<JobView, Fault> {
+        self.ask(|answer| Command::CancelJob(id, answer)).await
     }
     pub async fn set_quota(&self, peer: PeerId, tier: Option<Tier>) -> Result<QuotaView, Fault> {
         self.ask(|answer| Command::SetQuota(peer, tier, answer)).await
@@ -159,6 +221,15 @@ impl NodeHandle {
     }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.ask(Command::RescanImages).await
+    }
+    pub async fn check_store(&self) -> Result<StoreReport, Fault> {
+        self.ask(Command::CheckStore).await
+    }
+    pub async fn back_up_store(&self, file: PathBuf, overwrite: bool) -> Result<BackupView, Fault> {
+        self.ask(|answer| Command::BackUpStore { file, overwrite, answer }).await
+    }
+    pub async fn restore_store(&self, file: PathBuf) -> Result<RestoreView, Fault> {
+        self.ask(|answer| Command::RestoreStore(file, answer)).await
     }
     pub async fn revoke(&self, document: RevocationDocument) -> Result<RevokedView, Fault> {
         self.ask(|answer| Command::Revoke(Box::new(document), answer)).await

@@ -12,9 +12,12 @@ pub mod fuzzing;
 pub mod handle;
 pub mod mesh;
 mod provider;
+mod room;
 mod run;
 pub mod ssh;
 pub mod store;
 mod tunnel;
 
+#[cfg(feature = "libvirt")]
+pub use run::libvirt_config;
 pub use run::{Node, Observer, ProviderParts, Tuning, run, run_with, start};

@@ -3,24 +3,25 @@ use crate::actor::{Actor, Inbox, Parts};
 use crate::api::idle::IdleWatch;
 use crate::api::server;
 use crate::bans::Bans;
-use crate::clock;
+use crate::clock::{self, LastRun};
 use crate::config::{NodeConfig, NodeLock};
 use crate::handle::{COMMANDS, NodeHandle};
 use crate::mesh::{self, MeshConfig, MeshHandle, RelayLimits};
+use crate::room::Room;
 use crate::ssh::SshDir;
-use crate::store::Store;
+use crate::store::{Store, restore};
 use backends::Backend;
 use backends::images::ImageStore;
 use backends::memory::{MemoryBackend, MemoryOptions};
-use protocol::core::NodeCore;
 use protocol::core::provider::OfferedImage;
+use protocol::core::{NodeCore, Table};
 use protocol::opener::Direct;
 use protocol::units::DiskGib;
 use protocol::{ErrorCode, Fault};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::actor::{Observer, ProviderParts};
@@ -82,13 +83,23 @@ impl Node {
 pub async fn start(config: &NodeConfig, provider: Option<ProviderParts>, tuning: Tuning) -> Result<Node, Fault> {
     config.home.create()?;
     let lock = NodeLock::take(&config.home)?;
+    if restore::take_up(&lock, &config.home)? {
+        tracing::warn!(before = %config.home.before_restore().display(), "this run begins with a restored store");
+    }
     let store = Store::open(&config.home.db())?;
+    let stored = store.state()?;
+    let last_run = LastRun::of(&config.home.clock());
+    // Where nothing is let there is nothing that a wrong clock could end.
+    if stored.iter().any(|op| op.table == Table::Leases) {
+        last_run.is_over();
+    }
+    let room = Room::new(&config.home);
     let mut core = NodeCore::new(
         clock::now(),
         config.identity.clone(),
         config.network.clone(),
         crate::config::random_32()?,
-        store.state()?,
+        stored,
     )?;
     if let Some(leaf) = tuning.leaf {
         core = core.tuned(leaf, Arc::new(Direct));
@@ -113,11 +124,27 @@ pub async fn start(config: &NodeConfig, provider: Option<ProviderParts>, tuning:
     })
     .await?;
     let (commands, inbox) = mpsc::channel(COMMANDS);
-    let handle = NodeHandle::new(commands);
+    let (waits_for_room, waits) = watch::channel(None);
+    let handle = NodeHandle::of_one_that_waits(commands, waits);
     let ssh = SshDir::new(&config.home);
     let (mesh_of_actor, observer) = (mesh.clone(), tuning.observer);
     let named = config.provider.allow.iter().copied().collect();
-    let parts = Parts { core, store, mesh: mesh_of_actor, ssh, provider, bans, named, expects_peers, observer };
+    let home = config.home.clone();
+    let parts = Parts {
+        core,
+        store,
+        home,
+        mesh: mesh_of_actor,
+        ssh,
+        provider,
+        bans,
+        named,
+        expects_peers,
+        observer,
+        last_run,
+        room,
+        waits_for_room,
+    };
     let actor = tokio::spawn(Actor::run(parts, Inbox { commands: inbox, mesh: mesh_events }));
     Ok(Node { handle, mesh, actor, lock })
 }
@@ -167,13 +194,8 @@ fn provider(config: &NodeConfig) -> Result<ProviderParts, Fault> {
         }
         #[cfg(feature = "libvirt")]
         "libvirt" => {
-            use backends::libvirt::{Libvirt, LibvirtConfig};
-            Arc::new(Libvirt::new(LibvirtConfig {
-                home: config.home.root().to_owned(),
-                uri: settings.libvirt_uri.clone(),
-                accel: accel(settings.accel),
-                images: images.clone(),
-            }))
+            let home = config.home.root().to_owned();
+            Arc::new(backends::libvirt::Libvirt::new(libvirt_config(home, images.clone(), &settings)))
         }
         other => {
             let known = if cfg!(feature = "libvirt") { "libvirt, memory" } else { "memory (built without libvirt)" };
@@ -181,6 +203,27 @@ fn provider(config: &NodeConfig) -> Result<ProviderParts, Fault> {
         }
     };
     Ok(ProviderParts { backend, images, simulated, settings })
+}
+
+/// What the settings say of libvirt, for a node and for who looks whether one would work.
+#[cfg(feature = "libvirt")]
+pub fn libvirt_config(
+    home: std::path::PathBuf,
+    images: ImageStore,
+    settings: &crate::config::ProviderSettings,
+) -> backends::libvirt::LibvirtConfig {
+    backends::libvirt::LibvirtConfig {
+        home,
+        uri: settings.libvirt_uri.clone(),
+        accel: accel(settings.accel),
+        egress: settings.egress,
+        limits: backends::libvirt::Limits {
+            disk_mib_per_s: settings.vm_disk_rate.0 as u32,
+            disk_iops: settings.vm_disk_iops,
+            egress_mbit_per_s: settings.vm_bandwidth,
+        },
+        images,
+    }
 }
 
 #[cfg(feature = "libvirt")]

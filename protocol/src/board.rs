@@ -76,7 +76,9 @@ impl BoardRefusal {
             BoardRefusal::Envelope(EnvelopeError::WrongSigner) => "key_substituted",
             BoardRefusal::Envelope(EnvelopeError::WrongNetwork) => "wrong_network",
             BoardRefusal::Envelope(EnvelopeError::Undecodable(DecodeError::Oversized { .. })) => "oversized",
-            BoardRefusal::Envelope(EnvelopeError::Undecodable(DecodeError::Malformed(_))) => "malformed",
+            BoardRefusal::Envelope(
+                EnvelopeError::Undecodable(DecodeError::Malformed(_)) | EnvelopeError::Unsound(_),
+            ) => "malformed",
             BoardRefusal::Expired => "expired",
             BoardRefusal::Future => "future",
             BoardRefusal::Stale { .. } => "stale",

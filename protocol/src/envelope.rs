@@ -43,6 +43,8 @@ pub enum EnvelopeError {
     WrongSigner,
     #[error("it is of another network")]
     WrongNetwork,
+    #[error("{0}")]
+    Unsound(&'static str),
     #[error("it is {0}")]
     Undecodable(DecodeError),
 }
@@ -51,7 +53,7 @@ impl EnvelopeError {
     pub fn code(&self) -> ErrorCode {
         match self {
             EnvelopeError::Unsigned => ErrorCode::Unsigned,
-            EnvelopeError::Undecodable(_) => ErrorCode::InvalidRequest,
+            EnvelopeError::Undecodable(_) | EnvelopeError::Unsound(_) => ErrorCode::InvalidRequest,
             _ => ErrorCode::BadToken,
         }
     }

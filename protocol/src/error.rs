@@ -86,6 +86,10 @@ impl Fault {
     pub fn internal(message: impl Into<String>) -> Self {
         Fault::new(ErrorCode::Internal, message)
     }
+    /// Whether the same may work a little later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.code, ErrorCode::Unavailable | ErrorCode::Unreachable | ErrorCode::TooManyRequests)
+    }
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

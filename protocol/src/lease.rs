@@ -10,6 +10,7 @@ use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
 use crate::money::Price;
 use crate::names::{BackendKind, CreateId, Digest, Egress, GuestUser, Isolation, LeaseId, Network, QuoteId};
+use crate::renewal::{RenewalText, VerifiedRenewal};
 use crate::spec::VmSpec;
 use crate::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub struct Quote {
     pub price: Price,
     pub issued: Timestamp,
     pub hold_until: Timestamp,
+    /// Others are deciding on the same place just now: who accepts first has it.
+    #[serde(default)]
+    pub contested: bool,
 }
 payload!(Quote, "golemnode/quote/1", provider);
 
@@ -139,6 +143,9 @@ pub struct LeaseDocument {
     pub grant: SignedText,
     pub confirm: Option<SignedText>,
     pub active: Option<SignedText>,
+    /// The latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<RenewalText>,
 }
 
 /// A signed message in text, for JSON: the exact bytes in hex, so that nothing is re-encoded.
@@ -170,7 +177,7 @@ impl SignedText {
             signature: bytes(&self.signature)?,
         })
     }
-    fn open<T: Payload>(&self, network: &Network, what: &str) -> Result<Sealed<T>, Fault> {
+    pub(crate) fn open<T: Payload>(&self, network: &Network, what: &str) -> Result<Sealed<T>, Fault> {
         self.signed()?.open(network).map_err(|error: EnvelopeError| {
             Fault::new(error.code(), format!("the lease is not valid: in its {what}, {error}"))
         })
@@ -194,6 +201,7 @@ pub struct VerifiedLease {
     pub grant: Sealed<Grant>,
     pub confirm: Option<Sealed<Confirm>>,
     pub active: Option<Sealed<Active>>,
+    pub renewal: Option<VerifiedRenewal>,
 }
 
 impl VerifiedLease {
@@ -202,7 +210,8 @@ impl VerifiedLease {
     }
     /// None before the provider has said that it started.
     pub fn ends_at(&self) -> Option<Timestamp> {
-        self.active.as_ref().map(|active| active.ends_at)
+        let renewed = self.renewal.as_ref().map(|renewal| renewal.renewed.ends_at);
+        renewed.or_else(|| self.active.as_ref().map(|active| active.ends_at))
     }
 }
 
@@ -256,8 +265,13 @@ impl LeaseDocument {
                 Some(active)
             }
         };
+        let renewal = match &self.renewal {
+            None => None,
+            Some(_) if active.is_none() => return Err(broken("it was renewed without being started")),
+            Some(text) => Some(text.verify(&self.network, parties, grant.lease_id, grant.digest())?),
+        };
         let standing = if confirm.is_some() { LeaseStanding::Active } else { LeaseStanding::Provisional };
-        Ok(VerifiedLease { standing, quote, accept, grant, confirm, active })
+        Ok(VerifiedLease { standing, quote, accept, grant, confirm, active, renewal })
     }
 }
 

@@ -57,6 +57,7 @@ fn parts(p: u8, r: u8, create: u8) -> Parts {
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         issued: NOW,
         hold_until: NOW + QUOTE_HOLD,
+        contested: false,
     };
     let quote = Sealed::seal(quote, &key(p));
     let create_id = CreateId([create; 16]);
@@ -93,6 +94,7 @@ fn document(parts: &Parts) -> LeaseDocument {
         grant: parts.grant.signed().into(),
         confirm: Some(parts.confirm.signed().into()),
         active: Some(parts.active.signed().into()),
+        renewal: None,
     }
 }
 fn good() -> LeaseDocument {

@@ -6,15 +6,19 @@
 //!    ▲                │ 30 s, decline        │ 30 s              │ time is over                  ▲  when the VM
 //!    └────────────────┴──────────────────────┘                   └─▶ expired ── grace time ──────┘  is gone
 //! ```
-//! Capacity counts as taken from the hold until the VM is gone: a VM that is still being taken down uses its memory.
+//! Capacity counts as taken from the accept until the VM is gone: a VM that is still being taken down uses its memory. A
+//! hold stands for 30 s, or until somebody else has accepted what it held.
 use crate::envelope::{Sealed, Signed};
 use crate::error::Fault;
 use crate::identity::PeerId;
 use crate::lease::{Accept, LeaseDocument, QUOTE_HOLD, Quote};
 use crate::message::{LeaseStage, LeaseStatus, VmPhase};
+use crate::money::Price;
 use crate::names::{ActId, CreateId, Digest, GuestUser, LeaseId, Network, QuoteId};
 use crate::quota::{Tier, Usage};
 use crate::refusal::Refusal;
+use crate::renewal::Renewal;
+use crate::shard::Block;
 use crate::spec::VmSpec;
 use crate::units::{Millis, Resources, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -22,11 +26,14 @@ use std::collections::BTreeMap;
 
 /// Open holds of one requestor: as many VMs as it makes at once here. A further one drops the oldest.
 pub const HOLDS_PER_REQUESTOR: usize = 16;
-/// A hold younger than this is still being decided on, and is not dropped for a further one of the same requestor.
-const HOLD_IN_USE: Millis = Millis::secs(5);
+/// Open holds of one block of addresses (version 4: a /24): a site whose machines rent at once, and a quarter of all.
+pub const HOLDS_PER_BLOCK: usize = 64;
+/// A hold younger than this is still being decided on, and is not dropped for a further one.
+/// A requestor waits half a second for other quotes, and an answer goes around the world twice.
+const HOLD_IN_USE: Millis = Millis::secs(2);
 /// A hold that is asked for again is given again while it has this long to stand; then a new one replaces it.
 pub const HOLD_REUSED: Millis = Millis::secs(20);
-/// Open holds in all. Each is a reservation that costs nothing to take.
+/// Open holds in all. Each costs nothing to take.
 pub const MAX_HOLDS: usize = 256;
 /// Releases of leases that are not here (yet), kept until no accept of theirs can still be valid.
 pub const MAX_TOMBSTONES: usize = 4096;
@@ -34,6 +41,8 @@ pub const TOMBSTONES_PER_REQUESTOR: usize = 32;
 /// Ended leases kept so that a late question gets a true answer.
 pub const MAX_ENDED: usize = 1024;
 pub const ENDED_KEPT: Millis = Millis::secs(24 * 3600);
+/// A lease is warned of this long before it ends, a short one when half of it is over.
+const WARN: Millis = Millis::secs(600);
 /// Actions of one VM that are known again: as many as its tenant has under way (`MAX_POWERS`).
 const MAX_ACTS: usize = 16;
 
@@ -48,6 +57,8 @@ pub struct Capacity {
 pub struct Hold {
     pub quote: Sealed<Quote>,
     pub create_id: CreateId,
+    /// The addresses that its requestor's is one of.
+    pub block: Option<Block>,
     /// By our clock as it is now; what the quote says is by our clock as it was.
     pub until: Timestamp,
 }
@@ -86,6 +97,14 @@ pub struct LeaseRow {
     #[serde(default)]
     pub acts: Vec<ActId>,
     pub fault: Option<Fault>,
+    /// What it costs now: as quoted, or as renewed.
+    #[serde(default)]
+    pub price: Option<Price>,
+    /// Stopped because its tenant's credit was used up.
+    #[serde(default)]
+    pub unpaid: bool,
+    #[serde(default)]
+    pub renewal: Option<Renewal>,
 }
 
 impl LeaseRow {
@@ -102,6 +121,8 @@ impl LeaseRow {
             fault: self.fault.clone(),
             guest_user: self.guest_user.clone(),
             active: self.active.clone(),
+            receipt: None,
+            credit_ends: None,
         }
     }
     pub fn document(&self, network: &Network) -> LeaseDocument {
@@ -113,6 +134,7 @@ impl LeaseRow {
             grant: (&self.grant).into(),
             confirm: self.confirm.as_ref().map(Into::into),
             active: self.active.as_ref().map(Into::into),
+            renewal: self.renewal.as_ref().map(Into::into),
         }
     }
     pub fn acted(&mut self, act: ActId) {
@@ -126,10 +148,18 @@ impl LeaseRow {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Tombstone {
-    owner: PeerId,
-    until: Timestamp,
+/// When it is to be said that an active lease ends soon.
+pub fn expiry_warning(row: &LeaseRow) -> Option<Timestamp> {
+    (row.stage == LeaseStage::Active).then(|| row.ends_at.set_back(warn_before(row.spec.duration)))
+}
+
+/// How long before its end a lease of so much time is warned of: time enough to renew it.
+pub fn warn_before(duration: Millis) -> Millis {
+    Millis(WARN.0.min(duration.0 / 2))
+}
+
+fn is_idle(until: Timestamp, now: Timestamp) -> bool {
+    until + HOLD_IN_USE <= now + QUOTE_HOLD
 }
 
 #[derive(Debug, Default)]
@@ -137,7 +167,8 @@ pub struct Ledger {
     capacity: Capacity,
     holds: BTreeMap<QuoteId, Hold>,
     leases: BTreeMap<LeaseId, LeaseRow>,
-    tombstones: BTreeMap<LeaseId, Tombstone>,
+    /// Whose, and until when. By whom, too: a stranger's release of the same lease takes the place of nobody's.
+    tombstones: BTreeMap<(PeerId, LeaseId), Timestamp>,
 }
 
 impl Ledger {
@@ -157,31 +188,14 @@ impl Ledger {
         self.leases.get(&id)
     }
 
-    /// What is taken by holds and by leases.
+    /// What is let.
     pub fn taken(&self) -> Resources {
-        let held = self.holds.values().map(|hold| hold.quote.spec.resources);
         let let_out = self.leases.values().filter(|row| row.counts()).map(|row| row.spec.resources);
-        held.chain(let_out).fold(Resources::default(), Resources::plus)
-    }
-    pub fn free(&self) -> Resources {
-        self.capacity.total.minus(self.taken())
+        let_out.fold(Resources::default(), Resources::plus)
     }
     /// What is not let, whoever is being quoted to: this is advertised. (Holds come and go with every question.)
-    pub fn not_let(&self) -> Resources {
-        let let_out = self.leases.values().filter(|row| row.counts()).map(|row| row.spec.resources);
-        self.capacity.total.minus(let_out.fold(Resources::default(), Resources::plus))
-    }
-    /// Whether what is taken is more than there is: only after the offer itself has shrunk.
-    pub fn is_overfull(&self) -> bool {
-        !self.taken().fits_in(self.capacity.total) || self.slots_taken() > self.capacity.max_vms as usize
-    }
-    /// The offer has shrunk: what was only quoted is taken back, the newest first, until the rest fits.
-    pub fn drop_surplus_holds(&mut self) {
-        while self.is_overfull() {
-            let newest = self.holds.values().map(|hold| (hold.until, hold.quote.quote_id)).max();
-            let Some((_, quote)) = newest else { return };
-            self.holds.remove(&quote);
-        }
+    pub fn free(&self) -> Resources {
+        self.capacity.total.minus(self.taken())
     }
     pub fn drop_holds(&mut self) {
         self.holds.clear();
@@ -189,26 +203,21 @@ impl Ledger {
     pub fn vms(&self) -> usize {
         self.leases.values().filter(|row| row.counts()).count()
     }
-    fn slots_taken(&self) -> usize {
-        self.vms() + self.holds.len()
-    }
 
     /// A hold that this requestor has for this create already: a repeated question gets the same answer.
     pub fn hold_for(&self, requestor: PeerId, create_id: CreateId) -> Option<&Hold> {
         self.holds.values().find(|hold| hold.create_id == create_id && hold.quote.requestor == requestor)
     }
 
-    /// Whether it would fit.
+    /// Whether it fits beside what is let. Asked before a quote, and again when that is accepted: a hold keeps a place
+    /// until somebody else takes it, so that nobody keeps others from renting by asking only.
     pub fn admit(&self, asked: Resources) -> Result<(), Refusal> {
         let free = self.free();
         if !asked.fits_in(free) {
             return Err(Refusal::Exhausted { asked, free });
         }
-        if self.slots_taken() >= self.capacity.max_vms as usize {
+        if self.vms() >= self.capacity.max_vms as usize {
             return Err(Refusal::TooManyVms { most: self.capacity.max_vms });
-        }
-        if self.holds.len() >= MAX_HOLDS {
-            return Err(Refusal::TooManyRequests { retry_after_s: QUOTE_HOLD.as_secs() as u32 });
         }
         Ok(())
     }
@@ -237,7 +246,7 @@ impl Ledger {
         while !quota.allows(self.usage_of(peers).plus(asked)) {
             let own = self.holds.values().filter(|hold| peers.contains(&hold.quote.requestor));
             let oldest = own.map(|hold| (hold.until, hold.quote.quote_id)).min();
-            let idle = oldest.filter(|(until, _)| *until + HOLD_IN_USE <= now + QUOTE_HOLD);
+            let idle = oldest.filter(|(until, _)| is_idle(*until, now));
             let Some((_, quote)) = idle.filter(|_| quota.allows(leased.plus(asked))) else {
                 return Err(Refusal::Quota { tier, used: self.usage_of(peers), asked });
             };
@@ -246,21 +255,37 @@ impl Ledger {
         Ok(())
     }
 
-    /// Makes room among the requestor's own holds: the oldest goes, unless it is so young that it is still in use.
-    pub fn trim_holds(&mut self, now: Timestamp, requestor: PeerId) -> Result<(), Refusal> {
-        let own = self.holds.values().filter(|hold| hold.quote.requestor == requestor);
-        if own.clone().count() < HOLDS_PER_REQUESTOR {
+    /// Makes room for one more hold: where a requestor, a block of addresses or all together have as many as they may,
+    /// the oldest of those goes, unless it is so young that it is still in use.
+    pub fn make_room(&mut self, now: Timestamp, from: PeerId, block: Option<Block>) -> Result<(), Refusal> {
+        self.drop_oldest(now, HOLDS_PER_REQUESTOR, |hold| hold.quote.requestor == from)?;
+        if block.is_some() {
+            self.drop_oldest(now, HOLDS_PER_BLOCK, |hold| hold.block == block)?;
+        }
+        self.drop_oldest(now, MAX_HOLDS, |_| true)
+    }
+
+    fn drop_oldest(&mut self, now: Timestamp, most: usize, of: impl Fn(&Hold) -> bool) -> Result<(), Refusal> {
+        let holds = self.holds.values().filter(|hold| of(hold));
+        if holds.clone().count() < most {
             return Ok(());
         }
-        let oldest = own.map(|hold| (hold.until, hold.quote.quote_id)).min();
-        match oldest.filter(|(until, _)| *until + HOLD_IN_USE <= now + QUOTE_HOLD) {
-            Some((_, quote)) => self.holds.remove(&quote),
-            None => return Err(Refusal::TooManyRequests { retry_after_s: HOLD_IN_USE.as_secs() as u32 }),
+        let oldest = holds.map(|hold| (hold.until, hold.quote.quote_id)).min();
+        let Some((_, quote)) = oldest.filter(|(until, _)| is_idle(*until, now)) else {
+            return Err(Refusal::TooManyRequests { retry_after_s: HOLD_IN_USE.as_secs() as u32 });
         };
+        self.holds.remove(&quote);
         Ok(())
     }
 
-    /// Must follow `admit` with nothing between.
+    /// Whether there is not enough for it and for all that others are deciding on.
+    pub fn is_contested(&self, now: Timestamp, asked: Resources) -> bool {
+        let young = self.holds.values().filter(|hold| !is_idle(hold.until, now)).map(|hold| hold.quote.spec.resources);
+        let wanted = young.clone().fold(asked, Resources::plus);
+        !wanted.fits_in(self.free()) || self.vms() + young.count() >= self.capacity.max_vms as usize
+    }
+
+    /// Must follow `admit` and `make_room`.
     pub fn hold(&mut self, hold: Hold) {
         self.holds.insert(hold.quote.quote_id, hold);
     }
@@ -281,7 +306,7 @@ impl Ledger {
         own.find(|hold| hold.until > now && hold.quote.digest() == accept.quote_hash).ok_or(Refusal::QuoteGone)
     }
 
-    /// Hold → provisional in one step: what was held is what is taken, so nothing can slip between.
+    /// Hold → provisional in one step. Must follow `admit` with nothing between.
     pub fn commit(&mut self, quote: QuoteId, row: LeaseRow) {
         self.holds.remove(&quote);
         self.leases.insert(row.lease_id, row);
@@ -292,10 +317,8 @@ impl Ledger {
         match self.leases.get(&id) {
             Some(row) if row.requestor == from => Ok(row),
             Some(_) => Err(Refusal::NotYours(id)),
-            None => match self.tombstones.get(&id) {
-                Some(tombstone) if tombstone.owner == from => Err(Refusal::Released(id)),
-                _ => Err(Refusal::NoSuchLease(id)),
-            },
+            None if self.is_buried(from, id) => Err(Refusal::Released(id)),
+            None => Err(Refusal::NoSuchLease(id)),
         }
     }
     pub fn owned_mut(&mut self, from: PeerId, id: LeaseId) -> Result<&mut LeaseRow, Refusal> {
@@ -307,18 +330,18 @@ impl Ledger {
     }
 
     pub fn is_buried(&self, owner: PeerId, id: LeaseId) -> bool {
-        self.tombstones.get(&id).is_some_and(|tombstone| tombstone.owner == owner)
+        self.tombstones.contains_key(&(owner, id))
     }
     /// Remembers a release that came before its accept, so that a late accept starts nothing.
     pub fn bury(&mut self, owner: PeerId, id: LeaseId, until: Timestamp) -> Result<(), Refusal> {
         if self.is_buried(owner, id) {
             return Ok(());
         }
-        let own = self.tombstones.values().filter(|tombstone| tombstone.owner == owner).count();
+        let own = self.tombstones.keys().filter(|(of, _)| *of == owner).count();
         if own >= TOMBSTONES_PER_REQUESTOR || self.tombstones.len() >= MAX_TOMBSTONES {
             return Err(Refusal::TooManyRequests { retry_after_s: 60 });
         }
-        self.tombstones.insert(id, Tombstone { owner, until });
+        self.tombstones.insert((owner, id), until);
         Ok(())
     }
 
@@ -326,7 +349,7 @@ impl Ledger {
     /// Returns the leases whose rows are to be dropped from the store.
     pub fn lapse(&mut self, now: Timestamp) -> Vec<LeaseId> {
         self.holds.retain(|_, hold| hold.until > now);
-        self.tombstones.retain(|_, tombstone| tombstone.until > now);
+        self.tombstones.retain(|_, until| *until > now);
         let over = |row: &LeaseRow| match row.stage {
             LeaseStage::Provisional => row.provisional_until <= now,
             LeaseStage::Ended => row.vm == VmPhase::Gone && row.ended_at + ENDED_KEPT <= now,
@@ -351,7 +374,7 @@ impl Ledger {
     /// When something here next ends by itself.
     pub fn next_lapse(&self) -> Option<Timestamp> {
         let holds = self.holds.values().map(|hold| hold.until);
-        let tombstones = self.tombstones.values().map(|tombstone| tombstone.until);
+        let tombstones = self.tombstones.values().copied();
         let leases = self.leases.values().filter_map(|row| match row.stage {
             LeaseStage::Provisional => Some(row.provisional_until),
             LeaseStage::Active => Some(row.ends_at),
@@ -363,13 +386,31 @@ impl Ledger {
         holds.chain(tombstones).chain(leases).chain(surplus).min()
     }
 
-    /// The clock was set back: what had so long to go has as long still. When a lease ends has been signed, and stays.
+    /// The clock was set while this node ran. When a lease ends was signed by the clock as it was; what counts is how
+    /// long it lasts. The leases that it concerns.
+    pub fn clock_set(&mut self, by: i64) -> Vec<LeaseId> {
+        let mut moved = Vec::new();
+        for row in self.leases.values_mut() {
+            let end = match row.stage {
+                LeaseStage::Active => &mut row.ends_at,
+                LeaseStage::Expired => &mut row.keep_until,
+                // Set back, it has been seen to with everything else that waits.
+                LeaseStage::Provisional if by > 0 => &mut row.provisional_until,
+                LeaseStage::Provisional | LeaseStage::Ended => continue,
+            };
+            *end = Timestamp(end.0.saturating_add_signed(by));
+            moved.push(row.lease_id);
+        }
+        moved
+    }
+
+    /// The clock was set back: what had so long to go has as long still. The ends of leases are `clock_set`'s affair.
     pub fn clock_set_back(&mut self, by: Millis) {
         for hold in self.holds.values_mut() {
             hold.until = hold.until.set_back(by);
         }
-        for tombstone in self.tombstones.values_mut() {
-            tombstone.until = tombstone.until.set_back(by);
+        for until in self.tombstones.values_mut() {
+            *until = until.set_back(by);
         }
         for row in self.leases.values_mut() {
             row.provisional_until = row.provisional_until.set_back(by);

@@ -9,7 +9,7 @@ use crate::names::{ActId, CreateId, GuestUser, LeaseId, QuoteId};
 use crate::refusal::Refusal;
 use crate::shard::{ShardRequest, ShardResponse};
 use crate::spec::VmSpec;
-use crate::units::Timestamp;
+use crate::units::{Millis, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub const VERSION: u8 = 1;
@@ -75,6 +75,18 @@ pub enum Request {
         act: ActId,
         action: PowerAction,
     },
+    /// What so much more time would cost.
+    RenewQuote {
+        lease_id: LeaseId,
+        duration: Millis,
+    },
+    /// May be repeated until there is an answer.
+    Renew {
+        quote: Signed,
+        renew: Signed,
+    },
+    /// The requestor finds the latest receipt to be right.
+    Countersign(Signed),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +135,9 @@ pub enum Response {
     Granted(Signed),
     Active { active: Signed, status: LeaseStatus },
     Status(LeaseStatus),
+    RenewQuote(Signed),
+    Renewed { renewed: Signed, status: LeaseStatus },
+    Countersigned,
     Refused(Refusal),
 }
 
@@ -138,6 +153,12 @@ pub struct LeaseStatus {
     pub fault: Option<Fault>,
     pub guest_user: GuestUser,
     pub active: Option<Signed>,
+    /// The latest, while it is not countersigned.
+    #[serde(default)]
+    pub receipt: Option<Signed>,
+    /// The credit that it runs on ends soon.
+    #[serde(default)]
+    pub credit_ends: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -178,7 +199,25 @@ pub enum ProvisionStep {
     Define,
 }
 
+impl ProvisionStep {
+    pub fn word(self) -> &'static str {
+        match self {
+            ProvisionStep::Image => "image",
+            ProvisionStep::Disk => "disk",
+            ProvisionStep::Seed => "seed",
+            ProvisionStep::Define => "define",
+        }
+    }
+}
+
 impl VmPhase {
+    /// More exactly than `word`.
+    pub fn step(self) -> &'static str {
+        match self {
+            VmPhase::Provisioning(step) => step.word(),
+            other => other.word(),
+        }
+    }
     pub fn word(self) -> &'static str {
         match self {
             VmPhase::Waiting | VmPhase::Provisioning(_) => "provisioning",

@@ -61,6 +61,71 @@ impl fmt::Display for Amount {
     }
 }
 
+/// An amount that has come together, exact to 12 places behind the point: not negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sum(Decimal);
+
+impl Sum {
+    pub const ZERO: Sum = Sum(Decimal::ZERO);
+    /// 10^16: with 12 places behind the point it still fits a decimal's 96 bits. Beyond it nothing is added.
+    const MOST: Decimal = Decimal::from_parts(0x6FC1_0000, 0x0023_86F2, 0, false, 0);
+    const PLACES: u32 = 12;
+
+    /// A price over so many seconds.
+    pub fn of(price: &Price, seconds: u64) -> Sum {
+        Sum::within(price.per_hour.over(Millis::secs(seconds.min(Amount::LONGEST.as_secs()))))
+    }
+    fn within(decimal: Decimal) -> Sum {
+        Sum(decimal.clamp(Decimal::ZERO, Self::MOST).normalize())
+    }
+    pub fn is_zero(self) -> bool {
+        self.0.is_zero()
+    }
+    pub fn plus(self, other: Sum) -> Sum {
+        Sum::within(self.0 + other.0)
+    }
+    /// What is left, if anything is.
+    pub fn minus(self, other: Sum) -> Sum {
+        Sum::within(self.0 - other.0)
+    }
+    /// How long it lasts at so much an hour.
+    pub fn lasts_at(self, per_hour: Sum) -> Millis {
+        let hours = if per_hour.is_zero() { None } else { self.0.checked_div(per_hour.0) };
+        let millis = hours.and_then(|hours| hours.checked_mul(Decimal::from(3_600_000)));
+        let millis = millis.and_then(|millis| u64::try_from(millis.trunc()).ok());
+        Millis(millis.unwrap_or(Amount::LONGEST.0).min(Amount::LONGEST.0))
+    }
+}
+impl FromStr for Sum {
+    type Err = Fault;
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let bad = || {
+            Fault::invalid(format!("'{}' is not an amount of money", text.chars().take(40).collect::<String>()))
+                .hint("use a decimal number such as 12.50; it may not be negative")
+        };
+        let sum = Decimal::from_str_exact(text).map_err(|_| bad())?;
+        let fits = (Decimal::ZERO..=Self::MOST).contains(&sum) && sum.scale() <= Self::PLACES;
+        if fits { Ok(Sum(sum.normalize())) } else { Err(bad()) }
+    }
+}
+impl TryFrom<String> for Sum {
+    type Error = Fault;
+    fn try_from(text: String) -> Result<Self, Fault> {
+        text.parse()
+    }
+}
+impl From<Sum> for String {
+    fn from(sum: Sum) -> String {
+        sum.to_string()
+    }
+}
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A price per hour with its currency.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Price {
@@ -88,5 +153,23 @@ mod tests {
         assert_eq!("0.02".parse::<Amount>().unwrap().over(Millis::secs(1800)).to_string(), "0.01");
         // The largest of both must not overflow.
         assert!("999999999999.999999999".parse::<Amount>().unwrap().over(Millis(u64::MAX)) > Decimal::ZERO);
+    }
+
+    #[test]
+    fn sums_are_exact_and_bounded() {
+        let price = |per_hour: &str| Price { per_hour: per_hour.parse().unwrap(), currency: "EUR".parse().unwrap() };
+        let third = Sum::of(&price("0.01"), 1);
+        assert_eq!(third.to_string(), "0.000002777778");
+        assert_eq!(Sum::of(&price("0.01"), 3600).to_string(), "0.01");
+        assert_eq!("1.5".parse::<Sum>().unwrap().minus("2".parse().unwrap()), Sum::ZERO);
+        assert_eq!("1.5".parse::<Sum>().unwrap().lasts_at("3".parse().unwrap()), Millis::secs(1800));
+        assert_eq!(Sum::ZERO.lasts_at(Sum::ZERO), Amount::LONGEST);
+        let most = Sum(Sum::MOST);
+        assert_eq!(most.to_string(), "10000000000000000");
+        assert_eq!(most.plus(most), most);
+        assert!(Sum::of(&price("999999999999.999999999"), u64::MAX) <= most);
+        for bad in ["-1", "1e3", "", "0.0000000000001", "10000000000000001"] {
+            assert!(bad.parse::<Sum>().is_err(), "{bad}");
+        }
     }
 }

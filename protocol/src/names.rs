@@ -200,7 +200,8 @@ impl FromStr for IsolationWanted {
     }
 }
 
-/// What a guest can reach. `none` until egress is built; said in the advert and at create.
+/// What a guest can reach: nothing, the Internet without its provider's LAN, or all that its provider's host reaches, but
+/// never that host. Said in the advert and at create.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Egress {

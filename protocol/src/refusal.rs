@@ -2,7 +2,8 @@
 use crate::board::BoardRefusal;
 use crate::envelope::EnvelopeError;
 use crate::error::{ErrorCode, Fault};
-use crate::names::{BackendKind, ImageName, LeaseId};
+use crate::money::Sum;
+use crate::names::{BackendKind, Currency, ImageName, LeaseId};
 use crate::quota::{Tier, Usage};
 use crate::units::{Millis, Resources};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,12 @@ pub enum Refusal {
     },
     LeaseTooLong {
         longest: Millis,
+    },
+    /// The requestor's credit does not cover it.
+    NoCredit {
+        needed: Sum,
+        left: Sum,
+        currency: Currency,
     },
     TooManyRequests {
         retry_after_s: u32,
@@ -72,7 +79,7 @@ impl Refusal {
             Refusal::Unsuitable(_) => ErrorCode::BackendCannot,
             Refusal::Exhausted { .. } => ErrorCode::Exhausted,
             Refusal::TooManyVms { .. } => ErrorCode::Exhausted,
-            Refusal::Quota { .. } => ErrorCode::Quota,
+            Refusal::Quota { .. } | Refusal::NoCredit { .. } => ErrorCode::Quota,
             Refusal::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Refusal::Denied => ErrorCode::Denied,
             Refusal::TooManyFromHere => ErrorCode::Quota,
@@ -88,6 +95,10 @@ impl Refusal {
         }
     }
 
+    /// Whether there is no room for it any more.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Refusal::Exhausted { .. } | Refusal::TooManyVms { .. } | Refusal::QuoteGone)
+    }
     /// Whether another try at the same provider, a moment later, may go through.
     pub fn is_transient(&self) -> bool {
         matches!(self, Refusal::TooManyRequests { .. })
@@ -111,6 +122,9 @@ impl std::fmt::Display for Refusal {
                 let Usage { vms, resources } = used;
                 let quota = tier.quota();
                 write!(f, "tier '{tier}' allows {quota}; in use are {vms} VMs with {resources}; asked for {asked}")
+            }
+            Refusal::NoCredit { needed, left, currency } => {
+                write!(f, "this needs a credit of {needed} {currency}; left are {left} {currency}")
             }
             Refusal::LeaseTooLong { longest } => write!(f, "the provider leases for at most {longest}"),
             Refusal::TooManyRequests { retry_after_s } => {
@@ -144,6 +158,9 @@ impl From<Refusal> for Fault {
             Refusal::Quota { .. } => {
                 fault.hint("destroy a VM there, ask for less, or ask its operator for another tier")
             }
+            Refusal::NoCredit { .. } => fault.hint(
+                "pay its operator, who then grants you credit ('golemnode credit grant'), or choose a cheaper one",
+            ),
             Refusal::Exhausted { .. } => fault.hint("ask for less, or see 'golemnode provider list' for others"),
             Refusal::Expired(_) => fault.hint("clocks may differ by 60 s: 'golemnode doctor' checks this one"),
             Refusal::UnknownVersion { .. } => fault.hint("update the older of the two nodes"),
@@ -157,6 +174,7 @@ impl From<EnvelopeError> for Refusal {
         match error {
             EnvelopeError::Unsigned => Refusal::Unsigned("the message".into()),
             EnvelopeError::Undecodable(error) => Refusal::Malformed(error.to_string()),
+            EnvelopeError::Unsound(why) => Refusal::Malformed(why.to_owned()),
             other => Refusal::BadSignature(other.to_string()),
         }
     }

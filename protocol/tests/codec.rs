@@ -8,6 +8,7 @@ use protocol::message::{
     ConfirmReq, Frame, FrameError, LeaseStage, LeaseStatus, PowerAction, ProvisionStep, QuoteReq, Request, Response,
     VERSION, VmPhase,
 };
+use protocol::money::Sum;
 use protocol::names::{ActId, Arch, CreateId, IsolationWanted, LeaseId, QuoteId};
 use protocol::quota::{Tier, Usage};
 use protocol::refusal::Refusal;
@@ -67,6 +68,10 @@ fn request() -> impl Strategy<Value = Request> {
             act: ActId(act),
             action
         }),
+        (id(), any::<u64>())
+            .prop_map(|(id, time)| Request::RenewQuote { lease_id: LeaseId(id), duration: Millis(time) }),
+        (signed(), signed()).prop_map(|(quote, renew)| Request::Renew { quote, renew }),
+        signed().prop_map(Request::Countersign),
     ]
 }
 fn phase() -> impl Strategy<Value = VmPhase> {
@@ -86,8 +91,9 @@ fn fault() -> impl Strategy<Value = Fault> {
         .prop_map(|(code, message, hint, retry_after_s)| Fault { code, message, details: None, hint, retry_after_s })
 }
 fn status() -> impl Strategy<Value = LeaseStatus> {
-    (any::<[u8; 16]>(), any::<u64>(), phase(), prop::option::of(fault()), prop::option::of(signed())).prop_map(
-        |(id, revision, vm, fault, active)| LeaseStatus {
+    let signatures = (prop::option::of(signed()), prop::option::of(signed()));
+    (any::<[u8; 16]>(), any::<u64>(), phase(), prop::option::of(fault()), signatures).prop_map(
+        |(id, revision, vm, fault, (active, receipt))| LeaseStatus {
             lease_id: LeaseId(id),
             stage: LeaseStage::Active,
             revision,
@@ -95,6 +101,8 @@ fn status() -> impl Strategy<Value = LeaseStatus> {
             fault,
             guest_user: "root".parse().unwrap(),
             active,
+            credit_ends: receipt.as_ref().map(|_| Timestamp(revision)),
+            receipt,
         },
     )
 }
@@ -109,6 +117,11 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         }),
         any::<[u8; 16]>().prop_map(|id| Refusal::NotYours(LeaseId(id))),
         Just(Refusal::QuoteGone),
+        any::<u32>().prop_map(|cents| Refusal::NoCredit {
+            needed: format!("{cents}.01").parse().unwrap(),
+            left: Sum::ZERO,
+            currency: "EUR".parse().unwrap(),
+        }),
         any::<u32>().prop_map(|retry_after_s| Refusal::TooManyRequests { retry_after_s }),
         fault().prop_map(Refusal::Backend),
     ]
@@ -126,6 +139,9 @@ fn response() -> impl Strategy<Value = Response> {
         signed().prop_map(Response::Granted),
         (signed(), status()).prop_map(|(active, status)| Response::Active { active, status }),
         status().prop_map(Response::Status),
+        signed().prop_map(Response::RenewQuote),
+        (signed(), status()).prop_map(|(renewed, status)| Response::Renewed { renewed, status }),
+        Just(Response::Countersigned),
         refusal().prop_map(Response::Refused),
     ]
 }

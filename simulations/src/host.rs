@@ -1,11 +1,12 @@
 //! A virtual hypervisor and the worker before it. The VMs outlive the node's process; the jobs under way do not.
 use crate::rng::Dice;
-use protocol::core::{VmOrder, VmReport};
+use protocol::core::{JobOrder, Work};
+use protocol::job::{Found, FoundState, JobId, JobReport};
 use protocol::message::{PowerAction, ProvisionStep, VmPhase};
 use protocol::names::LeaseId;
 use protocol::units::Resources;
 use protocol::{ErrorCode, Fault};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 #[derive(Clone, Debug)]
@@ -28,168 +29,168 @@ impl Temper {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vm {
     pub resources: Resources,
+    /// Else something of it is there, and no guest can run.
+    pub made: bool,
     pub on: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Job {
-    Start(Resources),
-    Power(PowerAction),
+impl Vm {
+    fn state(&self) -> FoundState {
+        match (self.made, self.on) {
+            (false, _) => FoundState::Broken,
+            (true, true) => FoundState::On,
+            (true, false) => FoundState::Off,
+        }
+    }
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What is done next. Each has its effect at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    Define(Resources),
+    Make(ProvisionStep),
+    Boot,
     Switch(PowerAction),
     Ready,
     Remove,
 }
 
-#[derive(Default)]
-struct Lane {
-    jobs: VecDeque<Job>,
-    /// Of the step that is awaited; an older one is of a job that was dropped.
-    serial: u64,
-    busy: bool,
-    destroying: bool,
+/// A job under way.
+#[derive(Clone, Copy)]
+struct Task {
+    lease_id: LeaseId,
+    resources: Resources,
 }
 
 /// What follows at once, and what later.
 #[derive(Default)]
 pub struct Outcome {
-    pub reports: Vec<(LeaseId, VmReport)>,
-    pub later: Vec<(u64, LeaseId, u64, Step)>,
+    pub reports: Vec<(JobId, JobReport)>,
+    pub later: Vec<(u64, JobId, Step)>,
 }
 
 pub struct Host {
     pub temper: Temper,
     pub vms: BTreeMap<LeaseId, Vm>,
-    lanes: BTreeMap<LeaseId, Lane>,
-    next_serial: u64,
+    tasks: BTreeMap<JobId, Task>,
 }
 
 impl Host {
     pub fn new(temper: Temper) -> Self {
-        Host { temper, vms: BTreeMap::new(), lanes: BTreeMap::new(), next_serial: 0 }
+        Host { temper, vms: BTreeMap::new(), tasks: BTreeMap::new() }
     }
     /// The node's process ends: whatever it was doing to VMs ends with it.
     pub fn forget_jobs(&mut self) {
-        self.lanes.clear();
+        self.tasks.clear();
     }
-    pub fn is_busy(&self, id: LeaseId) -> bool {
-        self.lanes.get(&id).is_some_and(|lane| lane.busy)
+    pub fn abort(&mut self, job: JobId) {
+        self.tasks.remove(&job);
+    }
+    pub fn list(&self) -> Vec<Found> {
+        self.vms.iter().map(|(lease_id, vm)| Found { lease_id: *lease_id, state: vm.state() }).collect()
     }
 
-    pub fn start(&mut self, dice: &mut Dice, order: &VmOrder) -> Outcome {
-        self.push(dice, order.lease_id, Job::Start(order.spec.resources))
-    }
-    pub fn power(&mut self, dice: &mut Dice, id: LeaseId, action: PowerAction) -> Outcome {
-        self.push(dice, id, Job::Power(action))
-    }
-    /// Overtakes whatever is under way, and is tried until it works.
-    pub fn destroy(&mut self, dice: &mut Dice, id: LeaseId) -> Outcome {
-        let mut outcome = Outcome::default();
-        let lane = self.lanes.entry(id).or_default();
-        if !lane.destroying {
-            lane.jobs.clear();
-            (lane.destroying, lane.busy) = (true, true);
-            self.later(dice, id, Step::Remove, &mut outcome);
-        }
+    pub fn run(&mut self, dice: &mut Dice, order: &JobOrder) -> Outcome {
+        let (mut outcome, lease_id) = (Outcome::default(), order.lease_id);
+        let alone = self.tasks.values().all(|task| task.lease_id != lease_id);
+        assert!(alone, "invariant one_at_a_time: VM {lease_id} is given a second job");
+        let there = self.vms.get(&lease_id).map(Vm::state);
+        let (step, resources) = match &order.work {
+            Work::Remove => (Step::Remove, Resources::default()),
+            Work::Power { action, .. } => (Step::Switch(*action), Resources::default()),
+            Work::Provision(order) => {
+                let step = match there {
+                    Some(FoundState::On) => Step::Ready,
+                    Some(FoundState::Off) => Step::Boot,
+                    _ => Step::Make(ProvisionStep::Image),
+                };
+                (step, order.spec.resources)
+            }
+        };
+        self.tasks.insert(order.job, Task { lease_id, resources });
+        self.goes_on(dice, order.job, step, &mut outcome);
         outcome
     }
 
-    fn push(&mut self, dice: &mut Dice, id: LeaseId, job: Job) -> Outcome {
+    /// Says so, and does it after a while.
+    fn goes_on(&mut self, dice: &mut Dice, job: JobId, step: Step, outcome: &mut Outcome) {
+        let phase = match step {
+            Step::Make(step) => Some(VmPhase::Provisioning(step)),
+            Step::Ready => Some(VmPhase::Booting),
+            Step::Boot | Step::Switch(_) | Step::Remove => None,
+        };
+        outcome.reports.extend(phase.map(|phase| (job, JobReport::Phase(phase))));
+        outcome.later.push((dice.within(self.temper.step.clone()), job, step));
+    }
+
+    /// The time of a step has come, unless its job was aborted.
+    pub fn step(&mut self, dice: &mut Dice, job: JobId, step: Step) -> Outcome {
         let mut outcome = Outcome::default();
-        let lane = self.lanes.entry(id).or_default();
-        if lane.destroying {
-            return outcome;
-        }
-        lane.jobs.push_back(job);
-        if !lane.busy {
-            self.next_job(dice, id, &mut outcome);
-        }
-        outcome
-    }
-
-    fn next_job(&mut self, dice: &mut Dice, id: LeaseId, outcome: &mut Outcome) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let job = lane.jobs.pop_front();
-        lane.busy = job.is_some();
-        match job {
-            None => {}
-            Some(Job::Start(_)) if self.vms.get(&id).is_some_and(|vm| vm.on) => {
-                self.later(dice, id, Step::Ready, outcome);
-            }
-            Some(Job::Start(resources)) => {
-                outcome.reports.push((id, VmReport::Phase(VmPhase::Provisioning(ProvisionStep::Disk))));
-                self.later(dice, id, Step::Define(resources), outcome);
-            }
-            Some(Job::Power(action)) => self.later(dice, id, Step::Switch(action), outcome),
-        }
-    }
-
-    fn later(&mut self, dice: &mut Dice, id: LeaseId, step: Step, outcome: &mut Outcome) {
-        self.next_serial += 1;
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.serial = self.next_serial;
-        }
-        outcome.later.push((dice.within(self.temper.step.clone()), id, self.next_serial, step));
-    }
-
-    /// The time of a step has come.
-    pub fn step(&mut self, dice: &mut Dice, id: LeaseId, serial: u64, step: Step) -> Outcome {
-        let mut outcome = Outcome::default();
-        if self.lanes.get(&id).is_none_or(|lane| lane.serial != serial) {
-            return outcome;
-        }
-        let fails = dice.percent(self.temper.failures);
-        let failed = |what: &str| VmReport::Failed(Fault::new(ErrorCode::CreateFailed, format!("{what} failed")));
-        let report = match step {
-            Step::Remove if fails => {
-                self.later(dice, id, Step::Remove, &mut outcome);
+        let Some(task) = self.tasks.get(&job).copied() else { return outcome };
+        let next = match dice.percent(self.temper.failures) {
+            true => Err(fails(dice, step)),
+            false => self.takes_effect(task, step),
+        };
+        match next {
+            Ok(Next::Step(step)) => {
+                self.goes_on(dice, job, step, &mut outcome);
                 return outcome;
+            }
+            Ok(Next::Done(phase)) => outcome.reports.push((job, JobReport::Done(phase))),
+            Err(fault) => {
+                // On a fault nothing half made is left.
+                if matches!(step, Step::Make(_)) && self.vms.get(&task.lease_id).is_some_and(|vm| !vm.made) {
+                    self.vms.remove(&task.lease_id);
+                }
+                let state = self.vms.get(&task.lease_id).map_or(VmPhase::Failed, |vm| vm.state().phase());
+                let phase = if matches!(step, Step::Switch(_)) { state } else { VmPhase::Failed };
+                outcome.reports.push((job, JobReport::Failed { phase, fault }));
+            }
+        }
+        self.tasks.remove(&job);
+        outcome
+    }
+
+    fn takes_effect(&mut self, task: Task, step: Step) -> Result<Next, Fault> {
+        let id = task.lease_id;
+        let gone = || Fault::new(ErrorCode::NoSuchVm, "there is no such VM");
+        let next = match step {
+            Step::Make(ProvisionStep::Image) => Next::Step(Step::Make(ProvisionStep::Disk)),
+            Step::Make(ProvisionStep::Disk) => {
+                self.vms.insert(id, Vm { resources: task.resources, made: false, on: false });
+                Next::Step(Step::Make(ProvisionStep::Seed))
+            }
+            Step::Make(ProvisionStep::Seed) => Next::Step(Step::Make(ProvisionStep::Define)),
+            Step::Make(ProvisionStep::Define) => {
+                self.vms.get_mut(&id).ok_or_else(gone)?.made = true;
+                Next::Step(Step::Boot)
+            }
+            Step::Boot => {
+                self.vms.get_mut(&id).ok_or_else(gone)?.on = true;
+                Next::Step(Step::Ready)
+            }
+            Step::Ready if self.vms.get(&id).is_some_and(|vm| vm.on) => Next::Done(VmPhase::Running),
+            Step::Ready => return Err(Fault::new(ErrorCode::CreateFailed, "the guest has died")),
+            Step::Switch(action) => {
+                let vm = self.vms.get_mut(&id).filter(|vm| vm.made).ok_or_else(gone)?;
+                vm.on = !matches!(action, PowerAction::Stop { .. });
+                if vm.on { Next::Step(Step::Ready) } else { Next::Done(VmPhase::Stopped) }
             }
             Step::Remove => {
                 self.vms.remove(&id);
-                self.lanes.remove(&id);
-                outcome.reports.push((id, VmReport::Phase(VmPhase::Gone)));
-                return outcome;
+                Next::Done(VmPhase::Gone)
             }
-            Step::Define(_) if fails => failed("the define"),
-            Step::Define(resources) => {
-                self.vms.insert(id, Vm { resources, on: true });
-                return self.boots(dice, id, outcome);
-            }
-            Step::Ready if fails => failed("the boot"),
-            Step::Ready if self.vms.get(&id).is_some_and(|vm| vm.on) => VmReport::Phase(VmPhase::Running),
-            Step::Ready => failed("the guest"),
-            Step::Switch(action) => match self.switch(id, action, fails) {
-                Ok(VmPhase::Booting) => return self.boots(dice, id, outcome),
-                Ok(phase) => VmReport::Phase(phase),
-                Err(report) => report,
-            },
         };
-        outcome.reports.push((id, report));
-        self.next_job(dice, id, &mut outcome);
-        outcome
+        Ok(next)
     }
+}
 
-    fn boots(&mut self, dice: &mut Dice, id: LeaseId, mut outcome: Outcome) -> Outcome {
-        outcome.reports.push((id, VmReport::Phase(VmPhase::Booting)));
-        self.later(dice, id, Step::Ready, &mut outcome);
-        outcome
-    }
+enum Next {
+    Step(Step),
+    Done(VmPhase),
+}
 
-    fn switch(&mut self, id: LeaseId, action: PowerAction, fails: bool) -> Result<VmPhase, VmReport> {
-        let fault = Fault::new(ErrorCode::WrongState, "the switch failed");
-        let Some(vm) = self.vms.get_mut(&id) else {
-            return Err(VmReport::ActionFailed { phase: VmPhase::Failed, fault });
-        };
-        if fails {
-            let phase = if vm.on { VmPhase::Running } else { VmPhase::Stopped };
-            return Err(VmReport::ActionFailed { phase, fault });
-        }
-        vm.on = !matches!(action, PowerAction::Stop { .. });
-        Ok(if vm.on { VmPhase::Booting } else { VmPhase::Stopped })
-    }
+/// Half of all faults pass by themselves.
+fn fails(dice: &mut Dice, step: Step) -> Fault {
+    let code = if dice.percent(50) { ErrorCode::Unavailable } else { ErrorCode::CreateFailed };
+    Fault::new(code, format!("{step:?} did not work"))
 }

@@ -13,11 +13,13 @@
 //! `live` is the other engine: the real node with its libp2p, many times in one process, in real time.
 #![allow(clippy::missing_panics_doc, reason = "a simulation ends in a panic that says how to replay it")]
 pub mod chaos;
+pub mod crashes;
 pub mod host;
 pub mod invariants;
 #[cfg(feature = "live")]
 pub mod live;
 pub mod model;
+pub mod month;
 pub mod network;
 pub mod node;
 pub mod rng;

@@ -1,4 +1,5 @@
 //! One simulated node: a core, the disk under it, its hypervisor, and what its user was told.
+use crate::crashes::Aim;
 use crate::host::Host;
 use protocol::codec::{self, MAX_STORED};
 use protocol::core::provider::Offer;
@@ -51,7 +52,7 @@ impl Disk {
     }
 
     fn note(&mut self, op: &StoreOp) {
-        if matches!(op.table, Table::History | Table::Revoked | Table::Quotas) {
+        if !matches!(op.table, Table::Leases | Table::Rentals | Table::Releases) {
             return;
         }
         let key = <[u8; 16]>::try_from(op.key.as_slice()).expect("an id has 16 bytes");
@@ -89,7 +90,7 @@ impl Disk {
                     self.releases.insert(LeaseId(key));
                 }
             }
-            Table::History | Table::Revoked | Table::Quotas => {}
+            _ => {}
         }
     }
 }
@@ -108,6 +109,8 @@ pub struct SimNode {
     pub epoch: u64,
     /// The process dies after so many more effects.
     pub crash_after: Option<u32>,
+    /// It dies there.
+    pub aim: Option<Aim>,
     pub tick_at: Option<u64>,
     pub next_ticket: u64,
     pub answers: BTreeMap<u64, Result<CreateId, Fault>>,
@@ -133,6 +136,7 @@ impl SimNode {
             clock,
             epoch: 0,
             crash_after: None,
+            aim: None,
             tick_at: None,
             next_ticket: 0,
             answers: BTreeMap::new(),

@@ -95,7 +95,9 @@ impl Scenario {
             max_vms,
             minimum: Resources::new(1, 512, 1),
             max_lease: Millis::secs(7 * 86_400),
+            prepaid: false,
             policy: Default::default(),
+            slots: Default::default(),
             grace: Millis::secs(120),
             price: Price { per_hour: price.parse().expect("an amount"), currency: "EUR".parse().expect("a currency") },
             images: [("tiny".parse().expect("an image name"), image)].into(),
@@ -183,8 +185,8 @@ impl Scenario {
         }
     }
 
-    /// Ends everything in an orderly way and looks for what is left.
-    pub fn wind_up(&mut self) {
+    /// Everything works and everybody hears everybody, until what is under way has come to its own end.
+    pub fn settle(&mut self) {
         self.world.network.weather = Weather::fair();
         for node in 0..self.world.nodes.len() {
             self.world.nodes[node].crash_after = None;
@@ -194,8 +196,12 @@ impl Scenario {
             }
             self.world.restart_after(node, 0);
         }
-        // What is under way comes to its own end first: a stuck one would show.
         self.run_for(400_000);
+    }
+
+    /// Ends everything in an orderly way and looks for what is left. What is stuck shows.
+    pub fn wind_up(&mut self) {
+        self.settle();
         for node in 0..self.world.nodes.len() {
             let ids: Vec<CreateId> = self.world.nodes[node].rentals().map(|rental| rental.create_id).collect();
             for id in ids {

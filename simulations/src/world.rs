@@ -1,12 +1,13 @@
 //! The event loop: takes what happens next, gives it to a core, performs its effects one by one.
+use crate::crashes::{self, Hits, Point, When};
 use crate::host::{Host, Outcome, Step, Temper};
 use crate::network::{CRASH_NOTICED, CUT_NOTICED, Network, RPC_TIMEOUT, Weather};
 use crate::node::SimNode;
 use crate::rng::Dice;
 use protocol::core::provider::{Offer, Offering};
-use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict, VmReport};
-use protocol::message::{LeaseStage, VmPhase};
-use protocol::names::{LeaseId, Network as NetworkName};
+use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict};
+use protocol::job::{Found, JobId, JobReport};
+use protocol::names::Network as NetworkName;
 use protocol::units::Timestamp;
 use protocol::{Fault, Keypair};
 use std::collections::BTreeMap;
@@ -18,8 +19,11 @@ pub type NodeId = usize;
 pub const BEGINNING: u64 = 1_700_000_000_000;
 /// How long after its start a node has asked its host what there is to let.
 const SURVEY: u64 = 200;
-/// How often the hypervisor's list is held against the ledger.
+/// How often the hypervisor's list is held against the ledger, and how often while they differ.
 const RECONCILE: u64 = 5_000;
+const LOOK_AGAIN: u64 = 1_000;
+/// How old such a list may be when it is looked at.
+const LISTING: u64 = 300;
 /// A core that wakes itself without end is a bug, not a load.
 const MOST_STEPS: u64 = 2_000_000;
 
@@ -30,10 +34,11 @@ enum Happening {
     Gossip { from: NodeId, to: NodeId, body: Vec<u8> },
     Link { a: NodeId, b: NodeId },
     Unlink { a: NodeId, b: NodeId },
-    Host { node: NodeId, epoch: u64, lease: LeaseId, serial: u64, step: Step },
-    Report { node: NodeId, epoch: u64, lease: LeaseId, report: VmReport },
+    Host { node: NodeId, epoch: u64, job: JobId, step: Step },
+    Report { node: NodeId, epoch: u64, job: JobId, report: JobReport },
     Survey { node: NodeId, epoch: u64 },
     Reconcile { node: NodeId, epoch: u64 },
+    Inventory { node: NodeId, epoch: u64, found: Vec<Found> },
     Restart { node: NodeId },
 }
 
@@ -46,6 +51,8 @@ pub struct World {
     pub network_name: NetworkName,
     /// Every line of what happened, when a run is being replayed for somebody to read.
     pub story: Option<Vec<String>>,
+    /// Where nodes died that were aimed at.
+    pub hits: Hits,
     queue: BTreeMap<(u64, u64), Happening>,
     next_event: u64,
     steps: u64,
@@ -61,6 +68,7 @@ impl World {
             dice: Dice::new(seed),
             network_name: "simulated".parse().expect("a network's name"),
             story: None,
+            hits: Hits::new(),
             queue: BTreeMap::new(),
             next_event: 0,
             steps: 0,
@@ -151,15 +159,17 @@ impl World {
                     }
                 }
             }
-            Happening::Host { node, epoch, lease, serial, step } => {
-                if self.is_running(node, epoch) {
-                    let outcome = self.nodes[node].host.step(&mut self.dice, lease, serial, step);
+            Happening::Host { node, epoch, job, step } => {
+                let point = Some(crashes::point_of_step(step));
+                if self.is_running(node, epoch) && !self.dies(node, point, When::Before) {
+                    let outcome = self.nodes[node].host.step(&mut self.dice, job, step);
                     self.host_outcome(node, outcome);
+                    self.dies(node, point, When::After);
                 }
             }
-            Happening::Report { node, epoch, lease, report } => {
+            Happening::Report { node, epoch, job, report } => {
                 if self.is_running(node, epoch) {
-                    self.input(node, Input::Vm { lease_id: lease, report });
+                    self.input(node, Input::Job { job, report });
                 }
             }
             Happening::Survey { node, epoch } => {
@@ -169,8 +179,16 @@ impl World {
             }
             Happening::Reconcile { node, epoch } => {
                 if self.is_running(node, epoch) {
-                    self.reconcile(node);
-                    self.at(RECONCILE, Happening::Reconcile { node, epoch });
+                    let found = self.nodes[node].host.list();
+                    let age = self.dice.within(0..LISTING);
+                    self.at(age, Happening::Inventory { node, epoch, found });
+                    let unsure = self.nodes[node].core.as_ref().is_some_and(|core| core.provider().is_unsure());
+                    self.at(if unsure { LOOK_AGAIN } else { RECONCILE }, Happening::Reconcile { node, epoch });
+                }
+            }
+            Happening::Inventory { node, epoch, found } => {
+                if self.is_running(node, epoch) {
+                    self.input(node, Input::Inventory(found));
                 }
             }
             Happening::Restart { node } => self.start(node),
@@ -199,9 +217,33 @@ impl World {
                     return;
                 }
             }
+            let aimed = self.nodes[node].aim.is_some();
+            let point = aimed.then(|| crashes::point_of(&effect)).flatten();
+            if self.dies(node, point, When::Before) {
+                return;
+            }
             self.perform(node, effect);
+            if self.dies(node, point, When::After) {
+                return;
+            }
         }
         self.schedule_tick(node);
+    }
+
+    /// Whether this is where it was to die.
+    fn dies(&mut self, node: NodeId, point: Option<Point>, when: When) -> bool {
+        let (Some(point), Some(aim)) = (point, &mut self.nodes[node].aim) else { return false };
+        if aim.when != when || aim.point.is_some_and(|wanted| wanted != point) {
+            return false;
+        }
+        if aim.skip > 0 {
+            aim.skip -= 1;
+            return false;
+        }
+        self.nodes[node].aim = None;
+        *self.hits.entry((point, when)).or_default() += 1;
+        self.crash(node);
+        true
     }
 
     fn schedule_tick(&mut self, node: NodeId) {
@@ -242,15 +284,11 @@ impl World {
                     }
                 }
             }
-            Effect::StartVm(order) => {
-                let outcome = self.nodes[node].host.start(&mut self.dice, &order);
+            Effect::RunJob(order) => {
+                let outcome = self.nodes[node].host.run(&mut self.dice, &order);
                 self.host_outcome(node, outcome);
             }
-            Effect::PowerVm { lease_id, action } => {
-                let outcome = self.nodes[node].host.power(&mut self.dice, lease_id, action);
-                self.host_outcome(node, outcome);
-            }
-            Effect::DestroyVm(lease_id) => self.destroy_vm(node, lease_id),
+            Effect::AbortJob(job) => self.nodes[node].host.abort(job),
             Effect::Answer { ticket, result } => {
                 self.nodes[node].answers.insert(ticket, result);
             }
@@ -320,44 +358,11 @@ impl World {
 
     fn host_outcome(&mut self, node: NodeId, outcome: Outcome) {
         let epoch = self.nodes[node].epoch;
-        for (delay, lease, serial, step) in outcome.later {
-            self.at(delay, Happening::Host { node, epoch, lease, serial, step });
+        for (delay, job, step) in outcome.later {
+            self.at(delay, Happening::Host { node, epoch, job, step });
         }
-        for (lease, report) in outcome.reports {
-            self.at(0, Happening::Report { node, epoch, lease, report });
-        }
-    }
-
-    pub fn destroy_vm(&mut self, node: NodeId, lease_id: LeaseId) {
-        let outcome = self.nodes[node].host.destroy(&mut self.dice, lease_id);
-        self.host_outcome(node, outcome);
-    }
-
-    /// As the node does it: what no lease names is removed, what switched or vanished by itself is reported.
-    fn reconcile(&mut self, node: NodeId) {
-        let Some(core) = self.nodes[node].core.as_ref() else { return };
-        let host = &self.nodes[node].host;
-        let ledger = core.provider().ledger();
-        let unnamed = host.vms.keys().filter(|id| ledger.lease(**id).is_none_or(|row| row.stage == LeaseStage::Ended));
-        let stray: Vec<LeaseId> = unnamed.filter(|id| !host.is_busy(**id)).copied().collect();
-        let settled = ledger.leases().filter(|row| {
-            let lasting = matches!(row.vm, VmPhase::Running | VmPhase::Stopped);
-            lasting && row.stage != LeaseStage::Ended && !host.is_busy(row.lease_id)
-        });
-        let differs = settled.filter_map(|row| {
-            let phase = match host.vms.get(&row.lease_id) {
-                None => VmPhase::Gone,
-                Some(vm) if vm.on => VmPhase::Running,
-                Some(_) => VmPhase::Stopped,
-            };
-            (phase != row.vm).then_some((row.lease_id, phase))
-        });
-        let differs: Vec<(LeaseId, VmPhase)> = differs.collect();
-        for id in stray {
-            self.destroy_vm(node, id);
-        }
-        for (lease_id, phase) in differs {
-            self.input(node, Input::Vm { lease_id, report: VmReport::Phase(phase) });
+        for (job, report) in outcome.reports {
+            self.at(0, Happening::Report { node, epoch, job, report });
         }
     }
 

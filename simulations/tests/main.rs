@@ -2,9 +2,11 @@
 mod board;
 mod chaos;
 mod crash;
+mod crashes;
 mod failover;
 #[cfg(feature = "live")]
 mod live;
+mod month;
 mod race;
 mod scenarios;
 mod sharded;

@@ -1,4 +1,5 @@
 //! One binary: the whole thing, from outside.
+mod billing;
 mod frames;
 mod hostile;
 mod nat;

@@ -340,3 +340,29 @@ fn a_tier_bounds_what_a_tenant_rents_until_it_has_another() {
     assert_eq!(p.json(&["quota", "show", &tenant])["used"]["vms"], 2, "what it has stays");
     r.run(&["quota", "show"]).fails(3, "RES_003");
 }
+
+#[test]
+fn what_is_done_to_guests_is_listed_and_a_removal_is_not_taken_back() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let _node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    let lease = r.json(&CREATE)["lease"]["id"].clone();
+    let jobs = p.json(&["job", "list"]);
+    assert_eq!(
+        (&jobs[0]["kind"], &jobs[0]["state"], &jobs[0]["lease_id"], &jobs[0]["failed_tries"]),
+        (&"provision".into(), &"done".into(), &lease, &0.into())
+    );
+    r.run(&["vm", "stop", "web", "--force"]).ok();
+    r.run(&["vm", "destroy", "web", "--yes"]).ok();
+    let jobs = eventually("the removal is done", PATIENCE, || {
+        let jobs = p.json(&["job", "list"]);
+        (jobs[2]["state"] == "done").then_some(jobs)
+    });
+    let kinds: Vec<&str> = jobs.as_array().unwrap().iter().filter_map(|job| job["kind"].as_str()).collect();
+    assert_eq!(kinds, ["provision", "stop", "remove"]);
+    let id = jobs[2]["id"].to_string();
+    p.run(&["job", "cancel", &id]).fails(1, "VM_004");
+    assert_eq!(p.json(&["job", "show", &id]), jobs[2]);
+    p.run(&["job", "show", "99"]).fails(3, "RES_001");
+    r.run(&["job", "list"]).fails(3, "RES_003");
+}

@@ -31,7 +31,7 @@ only() {
 
 only "libp2p stops at node/src/mesh/" '\blibp2p(_[a-z]+)?::' 'node/src/mesh/|node/src/mesh\.rs|node/tests/|tests/|simulations/src/live/bare\.rs'
 only "virt stops at backends/src/libvirt/" '(^|[^a-z_:])virt(_sys)?::|extern crate virt' 'backends/src/libvirt(/|\.rs)|backends/tests/|tests/src/bin/'
-only "sled stops at node/src/store.rs" '\bsled::' 'node/src/store\.rs'
+only "sled stops at node/src/store.rs" '\bsled::' 'node/src/store(/tests)?\.rs'
 only "CBOR stops at protocol/src/codec.rs" '\bserde_cbor::' 'protocol/src/codec\.rs'
 only "axum stops at node/src/api/" '\baxum::' 'node/src/api/|tests/|node/tests/|backends/tests/'
 only "every channel has a bound" '\bunbounded(_channel|_send)?\b *(::<[^>]*>)? *\(|Unbounded(Sender|Receiver)' '$^'

@@ -73,6 +73,7 @@ python3        python3
 libxml2-utils  xmllint
 iproute2       ip
 iptables       iptables
+nftables       nft
 L
         ;;
     lint)

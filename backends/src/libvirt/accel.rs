@@ -1,6 +1,6 @@
 //! KVM where it truly works. The device is no proof: there are hosts on which it opens, libvirt reports it, and every
 //! guest hangs. So the first guest under KVM is watched, and what came of it is remembered for this boot of the host.
-use super::connection::qemu_groups;
+use super::qemu_user;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ impl Acceleration {
     pub fn closed_to_qemu(&self) -> bool {
         let Ok(device) = fs::metadata(&self.device) else { return false };
         let (mode, group) = (device.permissions().mode(), device.gid());
-        let open = mode & 0o006 == 0o006 || mode & 0o060 == 0o060 && qemu_groups().contains(&group);
+        let open = mode & 0o006 == 0o006 || mode & 0o060 == 0o060 && qemu_user::groups().contains(&group);
         rustix::process::geteuid().is_root() && !open
     }
 

@@ -2,7 +2,9 @@
 //! node's home, and leaves its guests running when the process ends.
 use super::LibvirtConfig;
 use super::accel::boot_id;
+use super::qemu_user::QemuUser;
 use super::xml::DISK;
+use crate::Check;
 use protocol::{ErrorCode, Fault};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -16,11 +18,10 @@ use virt::connect::Connect;
 use virt::error::Error;
 use virt::sys;
 
-/// Read by the embedded driver. Without virtlogd QEMU writes its own log; the sandbox is asked for by name, since
-/// under emulation it is what stands between a guest and the host.
-const QEMU_CONF: &str = "stdio_handler = \"file\"\nseccomp_sandbox = 1\n";
-/// The users as whom distributions run QEMU under a root libvirt.
-const QEMU_USERS: [&str; 2] = ["libvirt-qemu", "qemu"];
+const NO_USER: &str = "install libvirt-daemon-system (Debian, Ubuntu), or: useradd --system --user-group libvirt-qemu";
+/// Sockets, disks and forwards of one guest: a guest that opens connection after connection meets this bound, and not
+/// the host's.
+pub const MAX_FILES: u32 = 4096;
 /// An event loop that cannot run (never seen) must not take a core.
 const LOOP_PAUSE: Duration = Duration::from_millis(100);
 /// Guests found again answer within milliseconds.
@@ -62,6 +63,16 @@ impl Connection {
     pub fn is_private(&self) -> bool {
         self.embedded_root.is_some()
     }
+    /// The number of the process that runs a domain of the embedded driver.
+    pub fn pid_of(&self, domain: &str) -> Option<u32> {
+        let file = self.embedded_root.as_ref()?.join("run/qemu").join(format!("{domain}.pid"));
+        fs::read_to_string(file).ok()?.trim().parse().ok()
+    }
+    /// Whom the embedded driver of a node that is root runs QEMU as. A daemon's own settings say whom it takes.
+    pub fn qemu_user(&self) -> Option<QemuUser> {
+        let ours = self.is_private() && rustix::process::geteuid().is_root();
+        ours.then(QemuUser::of_this_host).flatten()
+    }
     /// Where the embedded driver has QEMU write what it says. It keeps that when a domain goes.
     pub fn log_of(&self, domain: &str) -> Option<PathBuf> {
         Some(self.embedded_root.as_ref()?.join("log/qemu").join(format!("{domain}.log")))
@@ -95,13 +106,33 @@ impl Connection {
         let mode = if !rustix::process::geteuid().is_root() {
             // The system's daemon runs QEMU as a user in none of our groups.
             if self.uri.contains("/system") { 0o711 } else { 0o700 }
-        } else if let Some(group) = qemu_group() {
-            chown(dir, Some(0), Some(group))?;
+        } else if let Some(user) = QemuUser::of_this_host() {
+            chown(dir, Some(0), Some(user.gid))?;
             0o710
         } else {
             0o700
         };
         fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    pub fn check_user(&self) -> Check {
+        let whom = match self.qemu_user() {
+            Some(user) => format!("QEMU runs as {}, in its sandbox", user.name),
+            None if !self.is_private() => "the daemon's own settings say as whom QEMU runs".to_owned(),
+            None if rustix::process::geteuid().is_root() => {
+                return Check::bad("QEMU's user", "there is none, and QEMU must not run as root", NO_USER);
+            }
+            None => {
+                let detail = "QEMU runs in its sandbox, as this user: a guest that breaks out has all of its files";
+                let hint = "provide as root, or from an account made for it".to_owned();
+                return Check { hint: Some(hint), ..Check::ok("QEMU's user", detail) };
+            }
+        };
+        Check::ok("QEMU's user", whom)
     }
 
     pub fn close(&self) {
@@ -165,9 +196,17 @@ fn cannot_prepare(dir: &Path, error: &std::io::Error) -> Fault {
 fn prepare(root: &Path) -> Result<File, Fault> {
     let etc = root.join("etc");
     let conf = etc.join("qemu.conf");
+    // An ordinary user's driver runs QEMU as that user, and takes no other.
+    let is_root = rustix::process::geteuid().is_root();
+    let user = is_root.then(QemuUser::of_this_host).flatten();
+    if is_root && user.is_none() {
+        return Err(Fault::new(ErrorCode::Unavailable, "QEMU has no user of its own here, and must not run as root")
+            .hint(NO_USER));
+    }
+    let wanted = qemu_conf(user);
     let written = fs::create_dir_all(&etc).and_then(|()| match fs::read_to_string(&conf) {
-        Ok(text) if text == QEMU_CONF => Ok(()),
-        _ => fs::write(&conf, QEMU_CONF),
+        Ok(text) if text == wanted => Ok(()),
+        _ => fs::write(&conf, wanted),
     });
     written.and_then(|()| forget_last_boot(root, &boot_id())).map_err(|error| cannot_prepare(root, &error))
 }
@@ -195,27 +234,17 @@ fn forget_last_boot(root: &Path, now: &str) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// As root, libvirt runs QEMU as another user, and in the group of the same name.
-fn qemu_group() -> Option<u32> {
-    let groups = fs::read_to_string("/etc/group").ok()?;
-    let line = |name: &str| groups.lines().find(|line| line.split(':').next() == Some(name));
-    QEMU_USERS.iter().find_map(|name| line(name))?.split(':').nth(2)?.parse().ok()
-}
-
-/// Every group that such a user is in.
-pub fn qemu_groups() -> Vec<u32> {
-    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-    let is_qemu = |name: &str| QEMU_USERS.contains(&name);
-    let first = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|user| is_qemu(user[0]));
-    let other = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let other = other.filter(|group| group.get(3).is_some_and(|members| members.split(',').any(is_qemu)));
-    first
-        .map(|user| user.get(3).copied())
-        .chain(other.map(|group| group.get(2).copied()))
-        .flatten()
-        .filter_map(|id| id.parse().ok())
-        .collect()
+/// Read by the embedded driver. Without virtlogd QEMU writes its own log. What stands between a guest and the host is
+/// asked for by name, whatever the distribution's defaults: the sandbox, a user without rights, no image of a guest's
+/// memory on the disk.
+fn qemu_conf(user: Option<QemuUser>) -> String {
+    // libvirt allows one more than it is told.
+    let files = MAX_FILES - 1;
+    let mut conf = format!("stdio_handler = \"file\"\nseccomp_sandbox = 1\nmax_core = 0\nmax_files = {files}\n");
+    if let Some(QemuUser { name, .. }) = user {
+        conf.push_str(&format!("user = \"{name}\"\ngroup = \"{name}\"\nclear_emulator_capabilities = 1\n"));
+    }
+    conf
 }
 
 /// The embedded driver finds its guests' processes again in threads of its own, and until then says that each runs as

@@ -3,7 +3,7 @@ use super::accel::Verdict;
 use super::launch::runs_under_kvm;
 use super::{Host, unavailable, xml};
 use crate::{Instance, PowerState, no_such_vm, wrong_state};
-use protocol::names::{Digest, ImageName, Isolation, LeaseId};
+use protocol::names::{Digest, Egress, ImageName, Isolation, LeaseId};
 use protocol::units::Resources;
 use protocol::{ErrorCode, Fault};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub(super) struct Order {
     /// The overlay stands on this very image and no later one of the same name.
     pub digest: Digest,
     pub ports: Vec<u16>,
+    /// What the lease says; none in what was kept before leases had any.
+    #[serde(default)]
+    pub egress: Egress,
 }
 
 impl Host {

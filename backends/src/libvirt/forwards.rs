@@ -75,7 +75,7 @@ impl Host {
         Ok(parse_forwards(&self.monitor(id, domain, "info usernet")?))
     }
 
-    fn monitor(&self, id: LeaseId, domain: &Domain, command: &str) -> Result<String, Fault> {
+    pub(super) fn monitor(&self, id: LeaseId, domain: &Domain, command: &str) -> Result<String, Fault> {
         domain.qemu_monitor_command(command, HMP).map_err(|error| refused(id, "ask QEMU for its ports", &error))
     }
 }

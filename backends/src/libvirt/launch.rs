@@ -2,9 +2,11 @@
 use super::Host;
 use super::accel::{FIRST_GUEST, SILENCE, Verdict};
 use super::domain::{ORDER, OVERLAY, Order, SEED, disk_fault, failed, find, half_made, state_of};
+use super::limits;
+use super::qemu_user::QemuUser;
 use super::xml::{self, DISK, Description, Engine};
 use crate::{InstanceOrder, PowerState, Stage, images, seed, ssh_probe, wrong_state};
-use protocol::names::LeaseId;
+use protocol::names::{Egress, LeaseId};
 use protocol::{ErrorCode, Fault};
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -77,6 +79,7 @@ impl Host {
             image: order.image.clone(),
             digest: order.image_digest,
             ports: order.ports.clone(),
+            egress: order.egress,
         };
         write_order(&folder.join(ORDER), &kept).map_err(|error| disk_fault(&error))?;
         stage(Stage::Define);
@@ -107,6 +110,10 @@ impl Host {
         if image.digest() != order.digest {
             return Err(changed(&order.image));
         }
+        let egress = self.way_out_of(order.egress);
+        let user = self.connection.qemu_user();
+        let group = |user: QemuUser| self.way_out.group(egress, id).unwrap_or(user.gid);
+        let run_as = user.map(|user| self.give_to(id, user, group(user))).transpose()?;
         let file = |name: &str| self.images.path(&image.name, name);
         let (kernel, initrd) = (image.kernel.as_ref(), image.initrd.as_ref());
         let text = xml::describe(&Description {
@@ -120,16 +127,37 @@ impl Host {
             kernel: kernel.map(|kernel| file(&kernel.file)).as_deref(),
             initrd: initrd.map(|initrd| file(&initrd.file)).as_deref(),
             ports: &order.ports,
+            limits: self.limits,
+            egress: egress != Egress::None,
+            run_as,
             owner: &self.owner,
         });
         connect.define_domain_xml(&text).map_err(|error| failed("describe the VM", &error))
+    }
+
+    /// The files that QEMU writes, and the seed that it reads: nobody else can open them.
+    fn give_to(&self, id: LeaseId, user: QemuUser, gid: u32) -> Result<(u32, u32), Fault> {
+        for part in [OVERLAY, SEED] {
+            user.own(&self.folder(id).join(part), gid).map_err(|error| disk_fault(&error))?;
+        }
+        Ok((user.uid, gid))
+    }
+
+    /// With its threads behind all others.
+    fn power_on(&self, id: LeaseId, domain: &Domain) -> Result<(), Error> {
+        domain.create()?;
+        match self.connection.pid_of(&xml::domain_name(id)) {
+            Some(pid) => limits::come_last(pid),
+            None => tracing::debug!(%id, "whose process a guest is, is not known: it keeps its priority"),
+        }
+        Ok(())
     }
 
     /// Starts a domain. The first one under KVM is watched; if it does not come up it is started again, emulated, and
     /// so are all that follow.
     fn boot(&self, connect: &Connect, id: LeaseId, order: &Order, defined: Defined) -> Result<(), Fault> {
         let Defined { domain, unproven } = defined;
-        let started = domain.create();
+        let started = self.power_on(id, &domain);
         if !unproven {
             return started.map_err(|error| failed("start the VM", &error));
         }
@@ -156,7 +184,7 @@ impl Host {
                 // then ends whichever process the object has by that time.
                 domain.undefine().map_err(|error| failed("describe the VM anew", &error))?;
                 let emulated = self.define_for(connect, id, order, Engine::Tcg)?;
-                emulated.create().map_err(|error| failed("start the VM", &error))?;
+                self.power_on(id, &emulated).map_err(|error| failed("start the VM", &error))?;
                 // Now it is KVM that was to blame: what cannot be started either way says nothing about it.
                 self.acceleration.remember(Verdict::Fails);
             }

@@ -6,13 +6,18 @@ mod accel;
 mod connection;
 pub(crate) mod console;
 mod domain;
+mod egress;
 pub(crate) mod forwards;
 mod launch;
+mod limits;
+mod qemu_user;
 mod turns;
 mod usage;
+mod way_out;
 pub(crate) mod xml;
 
 pub use accel::Accel;
+pub use limits::Limits;
 pub use xml::domain_name;
 
 use crate::images::ImageStore;
@@ -30,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use turns::Turns;
+use way_out::WayOut;
 
 /// The stages of one create.
 const STAGES: usize = 8;
@@ -40,6 +46,9 @@ pub struct LibvirtConfig {
     /// None: the embedded driver.
     pub uri: Option<String>,
     pub accel: Accel,
+    /// What guests may reach at most. None: the Internet, where it can be held to that.
+    pub egress: Option<Egress>,
+    pub limits: Limits,
     pub images: ImageStore,
 }
 
@@ -51,6 +60,8 @@ pub struct Libvirt {
 struct Host {
     connection: Connection,
     acceleration: Acceleration,
+    limits: Limits,
+    way_out: WayOut,
     images: ImageStore,
     home: PathBuf,
     /// This home's mark on its domains.
@@ -63,14 +74,17 @@ struct Host {
 impl Libvirt {
     pub fn new(config: LibvirtConfig) -> Self {
         let connection = Connection::new(&config);
+        let owner = Digest::of(config.home.as_os_str().as_encoded_bytes());
         let accel = if connection.is_simulated() { Accel::Tcg } else { config.accel };
         Libvirt {
             host: Arc::new(Host {
                 connection,
                 acceleration: Acceleration::new(accel, &config.home),
+                limits: config.limits,
+                way_out: WayOut::new(config.egress, owner, config.limits),
                 images: config.images,
                 meter: Mutex::new(HostMeter::new(config.home.clone())),
-                owner: Digest::of(config.home.as_os_str().as_encoded_bytes()).to_string(),
+                owner: owner.to_string(),
                 home: config.home,
                 turns: Turns::default(),
                 forwards: Forwards::default(),
@@ -120,7 +134,7 @@ impl Backend for Libvirt {
         let real = !self.host.connection.is_simulated();
         Capabilities {
             isolation: if proven { Isolation::Hardware } else { self.host.least_isolation() },
-            egress: Egress::None,
+            egress: self.blocking(|host| Ok(host.egress())).await.unwrap_or_default(),
             arch: Arch::of_this_build().unwrap_or(Arch::X86_64),
             suspend: true,
             snapshots: false,
@@ -232,13 +246,19 @@ impl Backend for Libvirt {
             Verdict::Unproven => Check::ok("kvm", "there is a device; the first guest will show whether it works"),
             Verdict::Fails => Check::ok("kvm", "not usable: guests are emulated, slow and without promised isolation"),
         });
+        let walls = self.blocking(|host| Ok(vec![host.connection.check_user(), host.check_egress()])).await;
+        checks.extend(walls.unwrap_or_default());
         checks
     }
 
     async fn close(&self) {
         let host = self.host.clone();
+        let work = move || {
+            host.leave_the_way_out();
+            host.connection.close();
+        };
         // A thread that could not be had leaves the connection to the end of the process.
-        let _ = tokio::task::spawn_blocking(move || host.connection.close()).await;
+        let _ = tokio::task::spawn_blocking(work).await;
     }
 }
 

@@ -1,4 +1,5 @@
 //! The domain's description. Every value in it is a validated type or a path, and escaped all the same.
+use super::limits::{BURST, BURST_SECONDS, Limits, TRANSLATED_MIB};
 use crate::images::{DiskFormat, Manifest};
 use protocol::names::LeaseId;
 use protocol::units::Resources;
@@ -15,6 +16,8 @@ pub const CONSOLE_BYTES: usize = 64 * 1024;
 /// The id of the network backend, for the monitor's `hostfwd_add`.
 pub const NETDEV: &str = "n0";
 pub const DISK: &str = "vda";
+/// QEMU's own wall around a guest's network: nothing goes out.
+const RESTRICT: &str = ",restrict=on";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -33,6 +36,11 @@ pub struct Description<'a> {
     pub kernel: Option<&'a Path>,
     pub initrd: Option<&'a Path>,
     pub ports: &'a [u16],
+    pub limits: Limits,
+    /// The firewall holds it to its policy, by the group that it runs in.
+    pub egress: bool,
+    /// User and group of QEMU, which the files belong to by now. None: libvirt's choice, and libvirt gives it the files.
+    pub run_as: Option<(u32, u32)>,
     /// Whose domain it is, where several nodes share one libvirt.
     pub owner: &'a str,
 }
@@ -56,11 +64,19 @@ pub fn is_kvm(description: &str) -> bool {
     tag.is_some_and(|(attributes, _)| attributes.contains("type='kvm'"))
 }
 
+/// Whether libvirt's description of a domain says that it has a way out.
+pub fn has_egress(description: &str) -> bool {
+    description.contains("user,id=") && !description.contains(RESTRICT)
+}
+
 pub fn describe(d: &Description) -> String {
-    let (kind, cpu) = match d.engine {
-        Engine::Kvm => ("kvm", "<cpu mode='host-passthrough'/>"),
+    let (kind, cpu, tcg) = match d.engine {
+        Engine::Kvm => ("kvm", "<cpu mode='host-passthrough'/>", String::new()),
         // Everything that the emulator can do: distributions begin to require more than the oldest x86-64.
-        Engine::Tcg => ("qemu", "<cpu mode='maximum'/>"),
+        Engine::Tcg => {
+            let cache = format!("<tcg><tb-cache unit='MiB'>{TRANSLATED_MIB}</tb-cache></tcg>");
+            ("qemu", "<cpu mode='maximum'/>", cache)
+        }
     };
     let Resources { cpus, memory_mib, .. } = d.resources;
     let arch = d.image.arch;
@@ -86,7 +102,7 @@ pub fn describe(d: &Description) -> String {
   <os>
     <type arch='{arch}' machine='{machine}'>hvm</type>{boot}
   </os>
-  <features><acpi/></features>
+  <features><acpi/>{tcg}</features>
   {cpu}
   <clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff>
@@ -98,10 +114,11 @@ pub fn describe(d: &Description) -> String {
       <source file='{overlay}'/>
       <backingStore type='file'>
         <format type='{base_format}'/>
-        <source file='{base}'><seclabel model='dac' relabel='no'/></source>
+        <source file='{base}'>{keep}</source>
         <backingStore/>
       </backingStore>
       <target dev='{DISK}' bus='virtio'/>
+      {iotune}
     </disk>
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>
@@ -113,9 +130,9 @@ pub fn describe(d: &Description) -> String {
     <memballoon model='virtio'/>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
   </devices>
-  <qemu:commandline>
+{seclabel}  <qemu:commandline>
     <qemu:arg value='-netdev'/>
-    <qemu:arg value='user,id={NETDEV},restrict=on{forwards}'/>
+    <qemu:arg value='user,id={NETDEV}{restrict}{forwards}'/>
     <qemu:arg value='-device'/>
     <qemu:arg value='virtio-net-pci,netdev={NETDEV},romfile=,addr={NIC_SLOT}'/>
     <qemu:arg value='-chardev'/>
@@ -136,7 +153,32 @@ pub fn describe(d: &Description) -> String {
         overlay = path(d.overlay),
         base = path(d.base),
         seed = path(d.seed),
+        // libvirt takes the word for one file only where it gives away the others.
+        keep = if d.run_as.is_some() { "" } else { "<seclabel model='dac' relabel='no'/>" },
+        // Of version 4 alone: what QEMU offers of version 6 are addresses that hosts use after all others.
+        restrict = if d.egress { ",ipv6=off" } else { RESTRICT },
+        iotune = iotune(d.limits),
+        seclabel = seclabel(d.run_as),
     )
+}
+
+/// Reads and writes together; a burst, and then the share.
+fn iotune(limits: Limits) -> String {
+    let bytes = u64::from(limits.disk_mib_per_s) << 20;
+    let share = |what: &str, share: u64| {
+        let most = share * u64::from(BURST);
+        format!(
+            "<total_{what}_sec>{share}</total_{what}_sec><total_{what}_sec_max>{most}</total_{what}_sec_max>\
+             <total_{what}_sec_max_length>{BURST_SECONDS}</total_{what}_sec_max_length>"
+        )
+    };
+    format!("<iotune>{}{}</iotune>", share("bytes", bytes), share("iops", u64::from(limits.disk_iops)))
+}
+
+/// libvirt changes the owner of nothing: it would give the kernel, too, which other guests boot.
+fn seclabel(run_as: Option<(u32, u32)>) -> String {
+    let Some((uid, gid)) = run_as else { return String::new() };
+    format!("  <seclabel type='static' model='dac' relabel='no'><label>+{uid}:+{gid}</label></seclabel>\n")
 }
 
 fn boot(d: &Description) -> String {
@@ -198,6 +240,9 @@ mod tests {
             kernel: kernel.then_some(file),
             initrd: kernel.then_some(file),
             ports,
+            limits: Limits::default(),
+            egress: false,
+            run_as: kernel.then_some((64055, 64055)),
             owner: "0123abcd",
         })
     }
@@ -226,10 +271,35 @@ mod tests {
                         hostfwd=tcp:127.0.0.1:0-:22,hostfwd=tcp:127.0.0.1:0-:443'/>";
             assert_eq!(netdevs, [only]);
             assert_eq!(text.matches("-netdev").count(), 1);
+            assert!(!has_egress(&text));
             for way_out in ["<interface", "<hostdev", "<filesystem", "<channel", "<redirdev", "<graphics"] {
                 assert!(!text.contains(way_out), "{way_out}");
             }
         }
+    }
+
+    #[test]
+    fn a_guest_with_egress_is_told_from_one_without() {
+        let (dir, image) = (Path::new("/x"), manifest(false));
+        let text = describe(&Description {
+            id: LeaseId([7; 16]),
+            resources: Resources::SMALL,
+            image: &image,
+            engine: Engine::Tcg,
+            overlay: dir,
+            base: dir,
+            seed: dir,
+            kernel: None,
+            initrd: None,
+            ports: &[],
+            limits: Limits::default(),
+            egress: true,
+            run_as: Some((64055, 1_879_048_193)),
+            owner: "",
+        });
+        assert!(has_egress(&text));
+        assert!(text.contains("<qemu:arg value='user,id=n0,ipv6=off,hostfwd=tcp:127.0.0.1:0-:22'/>"), "{text}");
+        assert!(text.contains("<label>+64055:+1879048193</label>"));
     }
 
     #[test]
@@ -238,6 +308,24 @@ mod tests {
         let text = described(Engine::Tcg, true, hostile, &[]);
         assert_eq!(text.matches("<devices").count(), 1);
         assert_eq!(text.matches("/tmp/&apos;/&gt;&lt;devices x=&quot;&lt;&amp;&gt;&quot;/x").count(), 5);
+    }
+
+    #[test]
+    fn every_guest_has_its_share_of_the_disk_and_a_user_without_rights() {
+        for engine in [Engine::Tcg, Engine::Kvm] {
+            let text = described(engine, true, Path::new("/x"), &[]);
+            for limit in [
+                "<total_bytes_sec>104857600</total_bytes_sec>",
+                "<total_bytes_sec_max>419430400</total_bytes_sec_max>",
+                "<total_iops_sec>2000</total_iops_sec>",
+                "<total_iops_sec_max_length>10</total_iops_sec_max_length>",
+                "<seclabel type='static' model='dac' relabel='no'><label>+64055:+64055</label></seclabel>",
+            ] {
+                assert_eq!(text.matches(limit).count(), 1, "{limit}");
+            }
+            assert_eq!(text.contains("<tb-cache unit='MiB'>128</tb-cache>"), engine == Engine::Tcg);
+        }
+        assert!(!described(Engine::Tcg, false, Path::new("/x"), &[]).contains("<seclabel type="));
     }
 
     #[test]

@@ -50,17 +50,39 @@ async fn whole_life() {
     backend.close().await;
 }
 
-/// QEMU is a user of its own, in its sandbox; nobody else reads the tenant's files.
+/// QEMU is a user of its own, in its sandbox; nobody else reads the tenant's files, and QEMU changes no image.
 fn assert_walls(host: &LibvirtHost, id: LeaseId) {
     let pid = host.processes()[0];
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let status = read("status");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.split_whitespace().next().unwrap().to_owned()
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(field("Seccomp:"), "2", "the sandbox");
-    assert_eq!(field("VmLck:"), "0", "no guest pins the host's memory");
-    let (uid, ours) = (field("Uid:").parse::<u32>().unwrap(), fs::metadata("/proc/self").unwrap().uid());
+    let first = |name: &str| field(name)[0].clone();
+    assert_eq!(first("Seccomp:"), "2", "the sandbox");
+    assert_eq!(first("NoNewPrivs:"), "1", "no program gives it rights");
+    assert_eq!(first("VmLck:"), "0", "no guest pins the host's memory");
+    for rights in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(first(rights), "0000000000000000", "{rights}");
+    }
+    let arguments = read("cmdline");
+    for denied in ["-sandbox\0on,", "elevateprivileges=deny", "spawn=deny", "obsolete=deny", "resourcecontrol=deny"] {
+        assert!(arguments.contains(denied), "{denied}");
+    }
+    let limits = read("limits");
+    for (limit, most) in [("Max core file size", "0"), ("Max open files", "4096")] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(limit)).unwrap();
+        assert_eq!(line.split_whitespace().next(), Some(most), "{limit}");
+    }
+    assert_eq!(read("oom_score_adj").trim(), "300");
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap();
+        // The 19th field, of those behind the name the 17th.
+        let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned();
+        assert_eq!(nice, "5", "{stat}");
+    }
+    let (uids, ours) = (field("Uid:"), fs::metadata("/proc/self").unwrap().uid());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let folder = host.folder(id);
     for name in ["disk.qcow2", "seed.iso", "order.json"] {
@@ -70,9 +92,13 @@ fn assert_walls(host: &LibvirtHost, id: LeaseId) {
         assert_eq!(fs::metadata(dir).unwrap().uid(), ours, "QEMU puts nothing into {}", dir.display());
         assert_eq!(mode(dir) & 0o067, 0, "{}", dir.display());
     }
+    for file in fs::read_dir(host.dir.path().join("images/tiny")).unwrap().flatten() {
+        assert_eq!(file.metadata().unwrap().uid(), ours, "QEMU changes no {}", file.path().display());
+    }
     if ours == 0 {
-        assert_ne!(uid, 0);
-        assert_eq!(fs::metadata(folder.join("disk.qcow2")).unwrap().uid(), uid);
+        assert!(uids.iter().all(|uid| uid != "0" && *uid == uids[0]), "{uids:?}");
+        assert!(field("Gid:").iter().chain(&field("Groups:")).all(|gid| gid != "0"));
+        assert_eq!(fs::metadata(folder.join("disk.qcow2")).unwrap().uid().to_string(), uids[0]);
     }
 }
 

@@ -1,13 +1,15 @@
 //! Real guests, one at a time: see `.config/nextest.toml`.
 mod conformance;
+mod egress;
 mod kvm;
 mod life;
 mod restarts;
+mod world;
 
 use std::process::Command;
 
 /// Names the test that a process was started for.
-const ALONE: &str = "GOLEMNODE_TEST_ALONE";
+pub(crate) const ALONE: &str = "GOLEMNODE_TEST_ALONE";
 
 /// libvirt's embedded driver takes one root a process. nextest gives each test a process of its own; plain `cargo test`
 /// runs all in one, so there each is started again by itself.

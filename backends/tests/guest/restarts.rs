@@ -3,8 +3,9 @@ use super::alone;
 use crate::conformance::{PATIENCE, Subject, id, seed, small};
 use crate::libvirt_host::LibvirtHost;
 use backends::images::ImageStore;
-use backends::libvirt::{Accel, Libvirt, LibvirtConfig};
+use backends::libvirt::{Accel, Libvirt, LibvirtConfig, Limits};
 use backends::{Backend, InstanceOrder, PowerState};
+use protocol::names::Egress;
 use protocol::seed::Seed;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -53,8 +54,16 @@ async fn the_process_that_is_killed() {
         image_digest: image.digest(),
         seed: Seed { host_key, ..seed() },
         ports: vec![],
+        egress: Egress::None,
     };
-    let backend = Libvirt::new(LibvirtConfig { home: home.clone(), uri: None, accel: Accel::Tcg, images });
+    let backend = Libvirt::new(LibvirtConfig {
+        home: home.clone(),
+        uri: None,
+        accel: Accel::Tcg,
+        egress: Some(Egress::None),
+        limits: Limits::default(),
+        images,
+    });
     backend.create(&order, &()).await.unwrap();
     fs::write(home.join("made"), "").unwrap();
     std::future::pending::<()>().await;

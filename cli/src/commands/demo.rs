@@ -65,8 +65,9 @@ impl Stage {
         for (name, country, price) in [("alpha", "DE", "0.01"), ("beta", "NL", "0.02")] {
             let home = self.home(&name[..1])?;
             self.output(&home, &["image", "import", &image.to_string_lossy()], Stdio::piped())?;
-            let config =
-                format!("{PROVIDER}name = \"{name}\"\ncountry = \"{country}\"\nprice_per_hour = \"{price}\"\n");
+            let config = format!(
+                "{PROVIDER}name = \"{name}\"\ncountry = \"{country}\"\nprice_per_hour = \"{price}\"\nprepaid = false\n"
+            );
             self.node(&name[..1], &config, &["--provide", "--bootstrap", &via])?;
         }
         self.say("waiting for both adverts on the observer's board");
@@ -190,6 +191,8 @@ impl Stage {
         let mut command = Command::new(&self.binary);
         // The demo is this machine's alone: it neither looks for others nor is found by them.
         command.arg("--home").arg(home).env_remove("GOLEMNODE_HOME").env("GOLEMNODE_MDNS", "false");
+        // A demonstration leaves the firewall of this machine alone.
+        command.env("GOLEMNODE_EGRESS", "none");
         command
     }
 

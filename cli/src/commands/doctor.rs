@@ -204,7 +204,7 @@ fn provider_checks(_: &Context, _: &Home, _: &Settings) -> Vec<Check> {
 #[cfg(feature = "libvirt")]
 fn provider_checks(context: &Context, home: &Home, settings: &Settings) -> Vec<Check> {
     use backends::images::ImageStore;
-    use backends::libvirt::{Accel, Libvirt, LibvirtConfig};
+    use backends::libvirt::Libvirt;
     use std::time::Duration;
     // A libvirtd that hangs must not hang the doctor.
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -217,16 +217,8 @@ fn provider_checks(context: &Context, home: &Home, settings: &Settings) -> Vec<C
         Ok(place) => place,
         Err(fault) => return vec![of("libvirt", Err(fault))],
     };
-    let backend = Libvirt::new(LibvirtConfig {
-        home: place.path().to_owned(),
-        uri: settings.provider.libvirt_uri.clone(),
-        accel: match settings.provider.accel {
-            node::config::Accel::Auto => Accel::Auto,
-            node::config::Accel::Kvm => Accel::Kvm,
-            node::config::Accel::Tcg => Accel::Tcg,
-        },
-        images: ImageStore::new(home.images()),
-    });
+    let (root, images) = (place.path().to_owned(), ImageStore::new(home.images()));
+    let backend = Libvirt::new(node::libvirt_config(root, images, &settings.provider));
     let checked = context.block_on(async {
         let checked = tokio::time::timeout(DEADLINE, backends::Backend::check(&backend)).await;
         backends::Backend::close(&backend).await;

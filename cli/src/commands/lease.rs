@@ -64,7 +64,7 @@ fn verify(context: &Context, file: &Path) -> Outcome {
     context.show(&verified, || verified.text())
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+pub(super) fn read(file: &Path) -> Result<String, Failure> {
     let unreadable = |error: std::io::Error| {
         Fault::invalid(format!("cannot read {}: {error}", file.display())).hint("name a file, or - for stdin")
     };
@@ -75,7 +75,7 @@ fn read(file: &Path) -> Result<String, Failure> {
         File::open(file).map_err(unreadable)?.take(MOST + 1).read_to_string(&mut text).map_err(unreadable)?;
     }
     if text.len() as u64 > MOST {
-        return Err(Fault::invalid(format!("{} is too large for a lease", file.display())).into());
+        return Err(Fault::invalid(format!("{} is too large for a signed document", file.display())).into());
     }
     Ok(text)
 }

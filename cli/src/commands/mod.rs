@@ -1,16 +1,20 @@
 //! One file for each group of commands.
 pub mod ban;
+pub mod credit;
+pub mod db;
 pub mod demo;
 pub mod doctor;
 pub mod events;
 pub mod identity;
 pub mod image;
+pub mod job;
 pub mod key;
 pub mod lease;
 pub mod manual;
 pub mod node;
 pub mod provider;
 pub mod quota;
+pub mod receipt;
 pub mod sim;
 pub mod vm;
 
@@ -28,8 +32,12 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Image(command) => image::run(context, command),
         Command::Identity(command) => identity::run(context, command),
         Command::Key(command) => key::run(context, command),
+        Command::Receipt(command) => receipt::run(context, command),
+        Command::Credit(command) => credit::run(context, command),
         Command::Quota(command) => quota::run(context, command),
+        Command::Job(command) => job::run(context, command),
         Command::Ban(command) => ban::run(context, command),
+        Command::Db(command) => db::run(context, command),
         Command::Events(args) => events::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Sim(command) => sim::run(context, command),

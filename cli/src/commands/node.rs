@@ -5,7 +5,7 @@ use crate::output::{dash, fields, some_of, table};
 use clap::{Args, Subcommand};
 use node::api::client::{self, Client};
 use node::api::types::{NodeStatus, PeerView, RelayStatus};
-use node::config::{NodeConfig, NodeLock, Settings};
+use node::config::{Home, NodeConfig, NodeLock, Settings};
 use protocol::names::BackendKind;
 use protocol::units::Millis;
 use protocol::{ErrorCode, Fault};
@@ -252,14 +252,20 @@ fn stop(context: &Context) -> Outcome {
     let client = Client::new(&home);
     context.block_on(async { client.stop().await })?;
     // Only when its lock is free can the next one start.
+    wait_for_end(&home)?;
+    context.say("the node has stopped");
+    Ok(0)
+}
+
+/// Until the home is nobody's.
+pub fn wait_for_end(home: &Home) -> Result<(), Fault> {
     let deadline = Instant::now() + STOP_DEADLINE;
-    while client::is_alive(&home) || NodeLock::take(&home).is_err() {
+    while client::is_alive(home) || NodeLock::take(home).is_err() {
         if Instant::now() > deadline {
             let late = format!("the node did not stop within {} s", STOP_DEADLINE.as_secs());
-            return Err(Fault::new(ErrorCode::Timeout, late).into());
+            return Err(Fault::new(ErrorCode::Timeout, late));
         }
         std::thread::sleep(STOP_POLL);
     }
-    context.say("the node has stopped");
-    Ok(0)
+    Ok(())
 }

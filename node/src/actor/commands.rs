@@ -1,5 +1,6 @@
 //! What the local API asks, and following a create to its end.
 use super::{Actor, Internal, Waiting};
+use crate::api::billing::CreditBody;
 use crate::api::types::*;
 use crate::config;
 use crate::handle::{Answer, Command, names_vm};
@@ -24,6 +25,7 @@ pub(super) enum Ticket {
     Create(Creating),
     /// Then wait until the VM is there.
     Act(VmStatus, Answer<VmView>),
+    Renew(Answer<VmView>),
     /// Nobody waits.
     Quiet,
 }
@@ -59,6 +61,7 @@ pub(super) struct Until {
 const LISTED: usize = protocol::board::PAGE;
 
 impl Actor {
+    /// What is answered here has been performed, and so is on disk, before it is.
     pub(super) async fn command(&mut self, command: Command) -> Result<(), Fault> {
         match command {
             Command::Status(answer) => reply(answer, self.status().await),
@@ -93,9 +96,25 @@ impl Actor {
                 let lifted = self.lift_ban(peer).await;
                 reply(answer, lifted);
             }
+            Command::Receipts(answer) => reply(answer, Ok(self.receipt_views())),
+            Command::Receipt(lease, answer) => reply(answer, self.receipt_document(&lease)),
+            Command::Credits(peer, answer) => reply(answer, self.credit_views(peer)),
+            Command::GrantCredit(peer, CreditBody { grant, currency }, answer) => {
+                let views = self.grant_credit(peer, grant, currency);
+                reply(answer, views);
+            }
+            Command::Renew(vm, body, answer) => self.renew(&vm, &body, answer),
             Command::Quotas(peer, answer) => reply(answer, self.quota_views(peer)),
             Command::SetQuota(peer, tier, answer) => {
                 let view = self.set_quota(peer, tier);
+                self.perform().await?;
+                reply(answer, view);
+            }
+            Command::Jobs(answer) => reply(answer, self.job_views()),
+            Command::Job(id, answer) => reply(answer, self.job_view(id)),
+            Command::CancelJob(id, answer) => {
+                let view = self.cancel_job(id);
+                self.perform().await?;
                 reply(answer, view);
             }
             Command::OwnProvider(answer) => reply(answer, self.provider_report()),
@@ -107,14 +126,21 @@ impl Actor {
                 self.survey();
                 reply(answer, Ok(()));
             }
-            Command::Revoke(document, answer) => reply(answer, self.revoke(&document)),
+            Command::CheckStore(answer) => self.check_store(answer),
+            Command::BackUpStore { file, overwrite, answer } => self.back_up_store(file, overwrite, answer),
+            Command::RestoreStore(file, answer) => self.restore_store(file, answer),
+            Command::Revoke(document, answer) => {
+                let view = self.revoke(&document);
+                self.perform().await?;
+                reply(answer, view);
+            }
             Command::Unfinished(answer) => reply(answer, Ok(self.core.requestor().has_unfinished())),
             Command::Stop(answer) => self.stopping = Some(answer),
         }
         Ok(())
     }
 
-    fn find(&self, vm: &str) -> Result<&Rental, Fault> {
+    pub(super) fn find(&self, vm: &str) -> Result<&Rental, Fault> {
         let found =
             self.core.requestor().rentals().find(|rental| names_vm(vm, &rental.name, &rental.create_id.to_string()));
         found.ok_or_else(|| {
@@ -122,7 +148,7 @@ impl Actor {
         })
     }
 
-    fn ticket(&mut self, ticket: Ticket) -> u64 {
+    pub(super) fn ticket(&mut self, ticket: Ticket) -> u64 {
         self.next_ticket += 1;
         self.tickets.insert(self.next_ticket, ticket);
         self.next_ticket
@@ -156,8 +182,12 @@ impl Actor {
         };
         spec.check()?;
         let there = self.core.requestor().by_name(&request.name).filter(|rental| rental.phase != Phase::Failed);
+        let there = there.map(|rental| (rental.seed.clone(), rental.identity_file.clone()));
+        if there.is_none() {
+            self.must_have_room()?;
+        }
         let (seed, identity_file) = match there {
-            Some(rental) => (rental.seed.clone(), rental.identity_file.clone()),
+            Some(kept) => kept,
             None => {
                 let keys = self.ssh.prepare(&request.name, request.ssh_key.as_ref())?;
                 let seed = Seed {
@@ -197,6 +227,11 @@ impl Actor {
             (Some(Ticket::Create(creating)), Err(error)) => creating.tell(CreateEvent::Failed { error }),
             (Some(Ticket::Act(status, answer)), Ok(id)) => self.wait_for(id, status, true, answer),
             (Some(Ticket::Act(_, answer)), Err(fault)) => reply(answer, Err(fault)),
+            (Some(Ticket::Renew(answer)), Ok(id)) => {
+                let view = self.core.requestor().rental(id).map(|rental| self.vm_view(rental));
+                reply(answer, view.ok_or_else(|| Fault::new(ErrorCode::NoSuchVm, "the VM is gone")));
+            }
+            (Some(Ticket::Renew(answer)), Err(fault)) => reply(answer, Err(fault)),
             (Some(Ticket::Quiet) | None, _) => {}
         }
     }
@@ -496,6 +531,6 @@ fn warnings(view: &VmView) -> Vec<String> {
 }
 
 /// Whoever asked may have gone; then nobody needs the answer.
-fn reply<T>(answer: Answer<T>, result: Result<T, Fault>) {
+pub(super) fn reply<T>(answer: Answer<T>, result: Result<T, Fault>) {
     let _ = answer.send(result);
 }

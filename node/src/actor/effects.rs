@@ -29,7 +29,7 @@ impl Actor {
     async fn perform_one(&mut self, effect: Effect) -> Result<(), Fault> {
         match effect {
             // What depends on this comes after it: when it fails, nothing more is said to anybody.
-            Effect::Persist(ops) => self.store.commit(&ops)?,
+            Effect::Persist(ops) => self.commit(&ops).await?,
             Effect::Publish(body) => {
                 if let Err(error) = self.mesh.publish(body).await {
                     tracing::debug!(%error, "published to nobody; neighbours read it when they come");
@@ -55,25 +55,18 @@ impl Actor {
                 }
                 Err(error) => {
                     let result = Err(RpcFailure::Unreachable(error.to_string()));
-                    self.core.handle(clock::now(), Input::Response { rpc, result });
+                    self.input(Input::Response { rpc, result });
                 }
             },
             Effect::Reply { token, body } => self.stopped(self.mesh.reply(RequestToken(token), body).await),
-            Effect::StartVm(order) => {
+            Effect::RunJob(order) => {
                 if let Some(workers) = &mut self.workers {
-                    workers.start(*order);
+                    workers.run(*order);
                 }
             }
-            Effect::PowerVm { lease_id, action } => {
-                let row = self.core.provider().ledger().lease(lease_id);
-                let seed = row.map(|row| row.seed.clone()).unwrap_or_default();
+            Effect::AbortJob(job) => {
                 if let Some(workers) = &mut self.workers {
-                    workers.power(lease_id, action, seed);
-                }
-            }
-            Effect::DestroyVm(lease_id) => {
-                if let Some(workers) = &mut self.workers {
-                    workers.destroy(lease_id);
+                    workers.abort(job);
                 }
             }
             Effect::Answer { ticket, result } => self.ticket_answered(ticket, result),

@@ -1,26 +1,32 @@
 //! The node's one owner of state. Whatever happens — a peer's message, a command of the user, a VM's report, time —
 //! becomes an `Input` of the core; what the core decides is performed here, in its order. `select` waits, `apply` is
 //! quick, `perform` writes to disk before it sends.
+mod billing;
 mod commands;
 mod defence;
 mod effects;
+mod keep;
 mod provide;
+mod room;
 mod views;
 
 use crate::bans::{Bans, Charge};
 use crate::clock;
+use crate::config::Home;
 use crate::handle::{Answer, Command};
 use crate::mesh::{MeshEvent, MeshHandle, Path, Reachability, Refused, RpcError, RpcId};
 use crate::provider::monitor::{Monitor, Thresholds};
 use crate::provider::offering;
 use crate::provider::worker::{REPORTS, Report, Workers};
+use crate::room::Room;
 use crate::ssh;
 use crate::store::{KnownPeer, Store};
 use crate::tunnel;
-use backends::{Backend, Instance, Measured};
+use backends::{Backend, Measured};
 use commands::Creating;
 use protocol::core::provider::{OfferedImage, Offering};
 use protocol::core::{Input, NodeCore, RpcFailure};
+use protocol::job::Found;
 use protocol::names::{CreateId, ImageName};
 use protocol::refusal::Refusal;
 use protocol::tunnel::TunnelOpen;
@@ -30,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 /// Messages from this node's own tasks; each is answered within a few milliseconds.
 const INTERNAL: usize = 256;
@@ -40,11 +46,16 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 const SYNC_PATIENCE: Duration = Duration::from_millis(2500);
 /// How often the hypervisor's list is held against the ledger.
 const RECONCILE_EVERY: Duration = Duration::from_secs(5);
+/// The same while something differs: a second look decides.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What has been begun when the node stops may be finished within this; else the next run does it again.
+const FINISH: Duration = Duration::from_secs(4);
 
 /// What the actor is made of; `run` puts it together.
 pub struct Parts {
     pub core: NodeCore,
     pub store: Store,
+    pub home: Home,
     pub mesh: MeshHandle,
     pub ssh: ssh::SshDir,
     pub provider: Option<ProviderParts>,
@@ -54,6 +65,10 @@ pub struct Parts {
     /// Whether there is anybody to wait for when the board is empty.
     pub expects_peers: bool,
     pub observer: Option<Observer>,
+    pub last_run: clock::LastRun,
+    pub room: Room,
+    /// Told while a commit waits for room on the disk, and why.
+    pub waits_for_room: watch::Sender<Option<Fault>>,
 }
 
 /// Looks at the core each time something has happened to it, before that has any effect: for measuring. It must not
@@ -84,7 +99,9 @@ pub(crate) enum Internal {
     Offering(Offering),
     /// So long after the start.
     Measured(Duration, Measured),
-    Inventory(Vec<Instance>),
+    Inventory(Vec<Found>),
+    /// A backup is ready to take the store's place.
+    Restored,
 }
 
 struct Waiting<T, Q> {
@@ -95,6 +112,7 @@ struct Waiting<T, Q> {
 pub struct Actor {
     core: NodeCore,
     store: Arc<Store>,
+    home: Home,
     mesh: MeshHandle,
     ssh: ssh::SshDir,
     provider: Option<Arc<ProviderParts>>,
@@ -120,11 +138,16 @@ pub struct Actor {
     started: Instant,
     expects_peers: bool,
     observer: Option<Observer>,
-    seen_off: provide::SeenOff,
+    last_run: clock::LastRun,
+    /// What the core has been told of it.
+    clock_set_by: i64,
     monitor: Monitor,
     measuring: Arc<Mutex<()>>,
+    looking: Arc<Mutex<()>>,
     /// Why nothing is let for the moment.
     too_busy: Option<String>,
+    room: Room,
+    waits_for_room: watch::Sender<Option<Fault>>,
     stopping: Option<Answer<()>>,
 }
 
@@ -145,6 +168,7 @@ impl Actor {
         let mut actor = Actor {
             core: parts.core,
             store: Arc::new(parts.store),
+            home: parts.home,
             mesh: parts.mesh,
             ssh: parts.ssh,
             provider,
@@ -167,36 +191,63 @@ impl Actor {
             started: Instant::now(),
             expects_peers: parts.expects_peers,
             observer: parts.observer,
-            seen_off: provide::SeenOff::default(),
+            last_run: parts.last_run,
+            clock_set_by: clock::set_by(),
             monitor: Monitor::new(thresholds),
             measuring: Arc::default(),
+            looking: Arc::default(),
             too_busy: None,
+            room: parts.room,
+            waits_for_room: parts.waits_for_room,
             stopping: None,
         };
         let mut reconcile = tokio::time::interval(RECONCILE_EVERY);
         reconcile.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_again = tokio::time::interval(LOOK_AGAIN);
+        look_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         if actor.provider.is_some() && actor.store.draining()? {
             actor.input(Input::Drain);
         }
+        actor.say_if_clock_is_doubted();
         actor.perform().await?;
         while actor.stopping.is_none() {
             let sleep = actor.sleep();
             tokio::select! {
                 Some(command) = inbox.commands.recv() => actor.command(command).await?,
                 Some(event) = inbox.mesh.recv() => actor.mesh_event(event),
-                Some((lease_id, report)) = vm_reports.recv() => actor.input(Input::Vm { lease_id, report }),
+                Some((job, report)) = vm_reports.recv() => actor.input(Input::Job { job, report }),
                 Some(message) = own.recv() => actor.internal(message),
                 _ = reconcile.tick() => actor.housekeep().await,
+                _ = look_again.tick() => if actor.core.provider().is_unsure() { actor.take_inventory() },
                 () = tokio::time::sleep(sleep) => actor.input(Input::Tick),
                 else => break,
             }
             actor.perform().await?;
         }
+        actor.input(Input::Stop);
+        actor.perform().await?;
+        let _ = tokio::time::timeout(FINISH, actor.finish(&mut vm_reports)).await;
         actor.stop().await
     }
 
+    /// Until nothing is under way at the hypervisor.
+    async fn finish(&mut self, reports: &mut mpsc::Receiver<Report>) -> Result<(), Fault> {
+        while self.core.provider().jobs().acting() > 0 {
+            let Some((job, report)) = reports.recv().await else { break };
+            self.input(Input::Job { job, report });
+            self.perform().await?;
+        }
+        Ok(())
+    }
+
     fn input(&mut self, input: Input) {
-        self.core.handle(clock::now(), input);
+        let now = clock::now();
+        let set = clock::set_by();
+        let by = set - std::mem::replace(&mut self.clock_set_by, set);
+        if by != 0 {
+            self.core.handle(now, Input::ClockSet { by });
+        }
+        self.core.handle(now, input);
     }
 
     fn sleep(&self) -> Duration {
@@ -208,6 +259,7 @@ impl Actor {
     fn mesh_event(&mut self, event: MeshEvent) {
         match event {
             MeshEvent::Request { token, from, ip, body } => {
+                self.look_for_room();
                 let block = ip.and_then(protocol::shard::Block::of_ip);
                 self.input(Input::Request { token: token.0, from, block, body });
             }
@@ -278,11 +330,14 @@ impl Actor {
             }
             Internal::Offering(offering) => self.surveyed(offering),
             Internal::Measured(at, measured) => self.measured(at, measured),
-            Internal::Inventory(instances) => self.reconcile(instances),
+            Internal::Inventory(found) => self.input(Input::Inventory(found)),
+            Internal::Restored => self.restored(),
         }
     }
 
     async fn housekeep(&mut self) {
+        self.last_run.keep(clock::now());
+        self.look_for_room();
         self.measure();
         self.survey();
         self.take_inventory();
@@ -306,8 +361,6 @@ impl Actor {
 
     /// Withdraws the advert and lets it go out; leases and guests stay.
     async fn stop(mut self) -> Result<(), Fault> {
-        self.input(Input::Drain);
-        self.perform().await?;
         self.mesh.shutdown().await;
         if let Some(provider) = &self.provider {
             provider.backend.close().await;

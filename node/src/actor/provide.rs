@@ -1,41 +1,17 @@
 //! The provider's regular looks: at what the host offers, and at whether the hypervisor has what the ledger says.
 use super::{Actor, Internal};
-use crate::api::types::{HostView, ProviderReport, QuotaView, VmUsageView};
+use crate::api::types::{HostView, JobView, ProviderReport, QuotaView, VmUsageView};
+use crate::clock;
 use crate::provider::worker;
-use backends::{Instance, Measured, PowerState};
-use protocol::core::provider::Offering;
-use protocol::core::{Event, EventKind, Input, Severity, VmReport};
-use protocol::message::{LeaseStage, VmPhase};
-use protocol::names::LeaseId;
+use backends::Measured;
+use protocol::core::provider::{Offering, may_cancel};
+use protocol::core::{Event, EventKind, Input, Severity};
+use protocol::job::{JobId, JobRow};
 use protocol::quota::Tier;
 use protocol::units::Resources;
 use protocol::{ErrorCode, Fault, PeerId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
-
-/// Leases whose guest was seen off once. One reading may be stale (the first after a start, or one taken while a worker
-/// was at it): two must agree.
-#[derive(Default)]
-pub(super) struct SeenOff(BTreeSet<LeaseId>);
-
-impl SeenOff {
-    /// A lease that the ledger has forgotten is never looked at again.
-    fn keep(&mut self, in_ledger: impl Fn(&LeaseId) -> bool) {
-        self.0.retain(in_ledger);
-    }
-    /// As the ledger has it.
-    fn agrees(&mut self, lease_id: LeaseId) {
-        self.0.remove(&lease_id);
-    }
-    /// Not as the ledger has it. True at the second time, and then it starts anew.
-    fn differs(&mut self, lease_id: LeaseId) -> bool {
-        let second = !self.0.insert(lease_id);
-        if second {
-            self.0.remove(&lease_id);
-        }
-        second
-    }
-}
 
 impl Actor {
     /// Asks the host what it has, without waiting here: a hypervisor may take its time.
@@ -53,9 +29,10 @@ impl Actor {
 
     /// A host that is too busy offers nothing, whatever it has.
     pub(super) fn surveyed(&mut self, offering: Offering) {
-        let offering = match (offering, self.too_busy.clone()) {
-            (Offering::Vms(_), Some(reason)) => Offering::Nothing { reason },
-            (offering, _) => offering,
+        let offering = match (offering, self.room.is_little(), self.too_busy.clone()) {
+            (_, Some(reason), _) => Offering::NoRoom { reason },
+            (Offering::Vms(_), None, Some(reason)) => Offering::Nothing { reason },
+            (offering, ..) => offering,
         };
         self.input(Input::Offer(offering));
     }
@@ -103,6 +80,12 @@ impl Actor {
         self.provider_report()
     }
 
+    pub(super) fn say_if_clock_is_doubted(&self) {
+        let Some(why) = clock::doubted() else { return };
+        let (kind, severity) = (EventKind::System, Severity::Warning);
+        self.record(Event { kind, severity, message: why, subject: None, code: None });
+    }
+
     /// Those that have a tier or VMs, or the one that is asked for.
     pub(super) fn quota_views(&self, of: Option<PeerId>) -> Result<Vec<QuotaView>, Fault> {
         self.must_provide()?;
@@ -130,7 +113,27 @@ impl Actor {
         Ok(view)
     }
 
-    fn must_provide(&self) -> Result<(), Fault> {
+    /// The newest last.
+    pub(super) fn job_views(&self) -> Result<Vec<JobView>, Fault> {
+        self.must_provide()?;
+        Ok(self.core.provider().jobs().rows().map(job_view).collect())
+    }
+    pub(super) fn job_view(&self, id: JobId) -> Result<JobView, Fault> {
+        self.must_provide()?;
+        let job = self.core.provider().jobs().get(id).map(job_view);
+        job.ok_or_else(|| {
+            Fault::new(ErrorCode::NoSuchResource, format!("there is no job {id}"))
+                .hint("'golemnode job list' shows those of the last day")
+        })
+    }
+    pub(super) fn cancel_job(&mut self, id: JobId) -> Result<JobView, Fault> {
+        self.job_view(id)?;
+        self.core.provider().jobs().get(id).map_or(Ok(()), may_cancel)?;
+        self.input(Input::CancelJob(id));
+        self.job_view(id)
+    }
+
+    pub(super) fn must_provide(&self) -> Result<(), Fault> {
         self.provider.as_ref().map(drop).ok_or_else(|| {
             Fault::new(ErrorCode::Unavailable, "this node does not provide").hint("'golemnode node run --provide' does")
         })
@@ -176,94 +179,38 @@ impl Actor {
         })
     }
 
-    pub(super) fn take_inventory(&mut self) {
-        if let Some(workers) = &mut self.workers {
-            workers.sweep();
-        }
+    /// Asks the hypervisor what it has; the core holds it against the ledger. One that hangs is not asked again and again.
+    pub(super) fn take_inventory(&self) {
         let Some(provider) = self.provider.clone() else { return };
+        let Ok(alone) = self.looking.clone().try_lock_owned() else { return };
         let internal = self.internal.clone();
         tokio::spawn(async move {
+            let _alone = alone;
             match provider.backend.list().await {
                 Ok(instances) => {
-                    let _ = internal.send(Internal::Inventory(instances)).await;
+                    let found = instances.iter().map(worker::found).collect();
+                    let _ = internal.send(Internal::Inventory(found)).await;
                 }
                 Err(fault) => tracing::warn!(%fault, "the hypervisor does not list its VMs"),
             }
         });
     }
+}
 
-    /// Mends the differences between ledger and hypervisor. What a worker is busy with is no difference yet.
-    pub(super) fn reconcile(&mut self, instances: Vec<Instance>) {
-        let mut there: BTreeMap<LeaseId, PowerState> =
-            instances.into_iter().map(|instance| (instance.id, instance.state)).collect();
-        let rows: Vec<(LeaseId, LeaseStage, VmPhase)> =
-            self.core.provider().ledger().leases().map(|row| (row.lease_id, row.stage, row.vm)).collect();
-        self.seen_off.keep(|lease_id| self.core.provider().ledger().lease(*lease_id).is_some());
-        for (lease_id, stage, phase) in rows {
-            let state = there.remove(&lease_id);
-            if self.workers.as_ref().is_none_or(|workers| workers.is_busy(lease_id)) {
-                continue;
-            }
-            match (stage, phase, state) {
-                (LeaseStage::Provisional, ..) => {}
-                (LeaseStage::Ended, _, Some(_)) => self.remove(lease_id),
-                (LeaseStage::Ended, ..) => {}
-                (_, VmPhase::Running | VmPhase::Stopped, state) => self.note_power(lease_id, phase, state),
-                _ => {}
-            }
-        }
-        // What nobody has leased: left by a run whose ledger is gone, or by a lease long ended.
-        for (lease_id, _) in there {
-            if self.workers.as_ref().is_some_and(|workers| !workers.is_busy(lease_id)) {
-                self.record(Event {
-                    kind: EventKind::Vm,
-                    severity: Severity::Warning,
-                    message: format!("removing VM {lease_id}, which no lease names"),
-                    subject: None,
-                    code: None,
-                });
-                self.remove(lease_id);
-            }
-        }
-    }
-
-    fn remove(&mut self, lease_id: LeaseId) {
-        if let Some(workers) = &mut self.workers {
-            workers.destroy(lease_id);
-        }
-    }
-
-    /// A guest that went off, came up or vanished by itself.
-    fn note_power(&mut self, lease_id: LeaseId, known: VmPhase, state: Option<PowerState>) {
-        let report = match state.as_ref().map(worker::phase_of) {
-            Some(now) if now == known => return self.seen_off.agrees(lease_id),
-            Some(now) => VmReport::Phase(now),
-            None => VmReport::Phase(VmPhase::Gone),
-        };
-        if self.seen_off.differs(lease_id) {
-            self.input(Input::Vm { lease_id, report });
-        }
+fn job_view(job: &JobRow) -> JobView {
+    JobView {
+        id: job.id.0,
+        lease_id: job.lease_id,
+        kind: job.kind.word().to_owned(),
+        state: job.state.word().to_owned(),
+        failed_tries: job.tries,
+        created_at: clock::rfc3339(job.created),
+        ended_at: job.state.is_over().then(|| clock::rfc3339(job.ended)),
+        fault: job.fault.clone(),
     }
 }
 
 /// More digits than that are noise.
 fn tenths(percent: f32) -> f64 {
     (f64::from(percent) * 10.0).round() / 10.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_looks_must_agree_and_what_the_ledger_forgot_is_forgotten() {
-        let (mut seen, [one, two]) = (SeenOff::default(), [1, 2].map(|n| LeaseId([n; 16])));
-        assert!(!seen.differs(one) && seen.differs(one), "the second look decides");
-        assert!(!seen.differs(one), "and then it starts anew");
-        seen.agrees(one);
-        assert!(!seen.differs(one) && !seen.differs(two));
-        seen.keep(|lease_id| *lease_id == two);
-        assert_eq!(seen.0, BTreeSet::from([two]));
-        assert!(seen.differs(two));
-    }
 }

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::store::StoredEvent;
 use protocol::board::Entry;
 use protocol::core::requestor::{Phase, Rental};
+use protocol::lease::Active;
 use protocol::ledger::LeaseRow;
 use protocol::message::{LeaseStage, VmPhase};
 use protocol::money::Amount;
@@ -84,7 +85,7 @@ impl Actor {
             isolation: offer.map_or(protocol::names::Isolation::Simulated, |offer| offer.isolation),
             egress: offer.map_or(Egress::None, |offer| offer.egress),
             offer: offer.map(|offer| offer.total).unwrap_or_default(),
-            free: provider.ledger().free(),
+            free: offer.map(|_| provider.ledger().free()).unwrap_or_default(),
             leases: provider.ledger().vms(),
             max_vms: settings.max_vms,
             images: offer.map(|offer| offer.images.keys().cloned().collect()).unwrap_or_default(),
@@ -195,9 +196,10 @@ impl Actor {
             lease: rental.deal.as_ref().zip(terms.as_ref()).filter(|(deal, _)| deal.active.is_some()).map(
                 |(deal, terms)| VmLease {
                     id: deal.lease_id,
-                    price_per_hour: terms.price.per_hour,
+                    price_per_hour: rental.costs(self.core.network()).unwrap_or(terms.price.per_hour),
                     currency: terms.price.currency.clone(),
                     expires_at: clock::rfc3339(deal.ends_at),
+                    credit_ends_at: rental.status.as_ref().and_then(|said| said.credit_ends).map(clock::rfc3339),
                 },
             ),
             ssh: user.map(|user| self.ssh.view(&rental.name, &user, rental.identity_file.as_deref())),
@@ -221,7 +223,7 @@ impl Actor {
             (_, true) => "active",
             (_, false) => "provisional",
         };
-        let started = deal.active.as_ref().map(|_| Timestamp(deal.ends_at.0 - rental.spec.duration.0));
+        let active = deal.active.clone().and_then(|active| active.open::<Active>(self.core.network()).ok());
         Some(LeaseView {
             id: deal.lease_id,
             role: "requestor".into(),
@@ -232,9 +234,9 @@ impl Actor {
             resources: rental.spec.resources,
             image: rental.spec.image.clone(),
             seed_hash: rental.seed_hash,
-            price_per_hour: terms.price.per_hour,
+            price_per_hour: rental.costs(self.core.network()).unwrap_or(terms.price.per_hour),
             currency: terms.price.currency.clone(),
-            started_at: started.map(clock::rfc3339),
+            started_at: active.map(|active| clock::rfc3339(active.started_at)),
             expires_at: clock::rfc3339(if deal.ends_at.0 > 0 { deal.ends_at } else { deal.provisional_until }),
         })
     }
@@ -256,7 +258,7 @@ impl Actor {
             resources: row.spec.resources,
             image: row.spec.image.clone(),
             seed_hash: row.seed_hash,
-            price_per_hour: document.quote.price.per_hour,
+            price_per_hour: row.price.as_ref().unwrap_or(&document.quote.price).per_hour,
             currency: document.quote.price.currency.clone(),
             started_at: document.active.as_ref().map(|active| clock::rfc3339(active.started_at)),
             expires_at: clock::rfc3339(if row.ends_at.0 > 0 { row.ends_at } else { row.provisional_until }),

@@ -1,13 +1,18 @@
 //! The client of the local API: HTTP/1 on the home's socket, a connection for each call.
+use super::billing::{CreditBody, CreditView, ReceiptView, RenewBody};
 use super::server::TUNNEL_PROTOCOL;
 use super::types::*;
 use crate::config::Home;
+use crate::store::backup::BackupView;
+use crate::store::check::StoreReport;
+use crate::store::restore::RestoreView;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use protocol::lease::LeaseDocument;
 use protocol::quota::Tier;
+use protocol::receipt::ReceiptDocument;
 use protocol::revocation::RevocationDocument;
 use protocol::{ErrorCode, Fault, PeerId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -118,6 +123,25 @@ impl Client {
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.answer(self.request(Method::DELETE, &format!("/api/v1/bans/{peer}"), None)?, SHORT).await
     }
+    pub async fn renew(&self, vm: &str, body: &RenewBody) -> Result<VmView, Fault> {
+        self.post(&format!("/api/v1/vms/{}/renew", escape(vm)), body, SHORT).await
+    }
+    pub async fn receipts(&self) -> Result<Vec<ReceiptView>, Fault> {
+        self.get("/api/v1/receipts").await
+    }
+    /// By lease id, VM name or VM id.
+    pub async fn receipt(&self, lease: &str) -> Result<ReceiptDocument, Fault> {
+        self.get(&format!("/api/v1/receipts/{}", escape(lease))).await
+    }
+    pub async fn credits(&self) -> Result<Vec<CreditView>, Fault> {
+        self.get("/api/v1/credits").await
+    }
+    pub async fn credit(&self, peer: PeerId) -> Result<Vec<CreditView>, Fault> {
+        self.get(&format!("/api/v1/credits/{peer}")).await
+    }
+    pub async fn grant_credit(&self, peer: PeerId, body: &CreditBody) -> Result<Vec<CreditView>, Fault> {
+        self.post(&format!("/api/v1/credits/{peer}"), body, SHORT).await
+    }
     pub async fn quotas(&self) -> Result<Vec<QuotaView>, Fault> {
         self.get("/api/v1/quotas").await
     }
@@ -127,11 +151,31 @@ impl Client {
     pub async fn set_quota(&self, peer: PeerId, tier: Option<Tier>) -> Result<QuotaView, Fault> {
         self.post(&format!("/api/v1/quotas/{peer}"), &QuotaBody { tier }, SHORT).await
     }
+    pub async fn jobs(&self) -> Result<Vec<JobView>, Fault> {
+        self.get("/api/v1/jobs").await
+    }
+    pub async fn job(&self, id: u64) -> Result<JobView, Fault> {
+        self.get(&format!("/api/v1/jobs/{id}")).await
+    }
+    pub async fn cancel_job(&self, id: u64) -> Result<JobView, Fault> {
+        self.answer(self.request(Method::DELETE, &format!("/api/v1/jobs/{id}"), None)?, SHORT).await
+    }
     pub async fn own_provider(&self) -> Result<ProviderReport, Fault> {
         self.get("/api/v1/provider").await
     }
     pub async fn drain(&self, action: ProviderAction) -> Result<ProviderReport, Fault> {
         self.post("/api/v1/provider/action", &ProviderActionBody { action }, SHORT).await
+    }
+    pub async fn check_store(&self) -> Result<StoreReport, Fault> {
+        self.answer(self.request(Method::GET, "/api/v1/store/check", None)?, ACTION).await
+    }
+    /// By its whole path: the node's own folder is another one.
+    pub async fn back_up_store(&self, file: &Path, overwrite: bool) -> Result<BackupView, Fault> {
+        self.post("/api/v1/store/backup", &StoreBackup { file: file.to_owned(), overwrite }, ACTION).await
+    }
+    /// The node stops afterwards.
+    pub async fn restore_store(&self, file: &Path) -> Result<RestoreView, Fault> {
+        self.post("/api/v1/store/restore", &StoreRestore { file: file.to_owned() }, ACTION).await
     }
     pub async fn rescan_images(&self) -> Result<(), Fault> {
         self.post("/api/v1/images/rescan", &serde_json::json!({}), SHORT).await.map(|_: serde_json::Value| ())

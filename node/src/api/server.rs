@@ -1,10 +1,14 @@
 //! The routes. Each is a call of the node's handle, and an answer in JSON.
+use super::billing::{CreditBody, CreditView, ReceiptView, RenewBody};
 pub use super::extract::error_body;
 use super::extract::{Asked, Body, Failure, Named};
 use super::idle::{Busy, IdleWatch};
 use super::types::*;
 use crate::config::{Home, NodeLock, io};
 use crate::handle::NodeHandle;
+use crate::store::backup::BackupView;
+use crate::store::check::StoreReport;
+use crate::store::restore::RestoreView;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -13,12 +17,16 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures::stream;
 use hyper_util::rt::TokioIo;
+use protocol::job::JobId;
 use protocol::lease::LeaseDocument;
+use protocol::receipt::ReceiptDocument;
 use protocol::revocation::RevocationDocument;
 use protocol::seed::MAX_SEED;
+use protocol::text::plain;
 use protocol::{ErrorCode, Fault};
 use serde::Deserialize;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -80,8 +88,15 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/node/dial", post(dial))
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{peer}", get(provider))
+        .route("/api/v1/vms/{vm}/renew", post(renew))
+        .route("/api/v1/receipts", get(receipts))
+        .route("/api/v1/receipts/{lease}", get(receipt))
+        .route("/api/v1/credits", get(credits))
+        .route("/api/v1/credits/{peer}", get(credit).post(grant_credit))
         .route("/api/v1/quotas", get(quotas))
         .route("/api/v1/quotas/{peer}", get(quota).post(set_quota))
+        .route("/api/v1/jobs", get(jobs))
+        .route("/api/v1/jobs/{id}", get(job).delete(cancel_job))
         .route("/api/v1/provider", get(own_provider))
         .route("/api/v1/provider/action", post(drain))
         .route("/api/v1/vms", get(vms).post(create))
@@ -93,6 +108,9 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/bans", get(bans))
         .route("/api/v1/bans/{peer}", delete(lift_ban))
         .route("/api/v1/images/rescan", post(rescan))
+        .route("/api/v1/store/check", get(check_store))
+        .route("/api/v1/store/backup", post(back_up_store))
+        .route("/api/v1/store/restore", post(restore_store))
         .route("/api/v1/identity/revoke", post(revoke))
         .route("/api/v1/tunnels", post(tunnel))
         .fallback(|| async { Failure::from(Fault::new(ErrorCode::NoSuchResource, "no such route")) })
@@ -142,6 +160,28 @@ async fn providers(State(api): State<Api>, Asked(query): Asked<ProviderQuery>) -
 async fn provider(State(api): State<Api>, Named(peer): Named) -> Answer<ProviderView> {
     Ok(Json(api.node.provider(peer.parse()?).await?))
 }
+async fn renew(State(api): State<Api>, Named(vm): Named, Body(body): Body<RenewBody>) -> Answer<VmView> {
+    Ok(Json(api.node.renew(&vm, body).await?))
+}
+async fn receipts(State(api): State<Api>) -> Answer<Vec<ReceiptView>> {
+    Ok(Json(api.node.receipts().await?))
+}
+async fn receipt(State(api): State<Api>, Named(lease): Named) -> Answer<ReceiptDocument> {
+    Ok(Json(api.node.receipt(&lease).await?))
+}
+async fn credits(State(api): State<Api>) -> Answer<Vec<CreditView>> {
+    Ok(Json(api.node.credits(None).await?))
+}
+async fn credit(State(api): State<Api>, Named(peer): Named) -> Answer<Vec<CreditView>> {
+    Ok(Json(api.node.credits(Some(peer.parse()?)).await?))
+}
+async fn grant_credit(
+    State(api): State<Api>,
+    Named(peer): Named,
+    Body(body): Body<CreditBody>,
+) -> Answer<Vec<CreditView>> {
+    Ok(Json(api.node.grant_credit(peer.parse()?, body).await?))
+}
 async fn quotas(State(api): State<Api>) -> Answer<Vec<QuotaView>> {
     Ok(Json(api.node.quotas(None).await?))
 }
@@ -150,6 +190,18 @@ async fn quota(State(api): State<Api>, Named(peer): Named) -> Answer<QuotaView> 
 }
 async fn set_quota(State(api): State<Api>, Named(peer): Named, Body(body): Body<QuotaBody>) -> Answer<QuotaView> {
     Ok(Json(api.node.set_quota(peer.parse()?, body.tier).await?))
+}
+async fn jobs(State(api): State<Api>) -> Answer<Vec<JobView>> {
+    Ok(Json(api.node.jobs().await?))
+}
+async fn job(State(api): State<Api>, Named(id): Named) -> Answer<JobView> {
+    Ok(Json(api.node.job(job_id(&id)?).await?))
+}
+async fn cancel_job(State(api): State<Api>, Named(id): Named) -> Answer<JobView> {
+    Ok(Json(api.node.cancel_job(job_id(&id)?).await?))
+}
+fn job_id(text: &str) -> Result<JobId, Fault> {
+    text.parse().map(JobId).map_err(|_| Fault::invalid(format!("'{}' is not a job's number", plain(text, 40))))
 }
 async fn own_provider(State(api): State<Api>) -> Answer<ProviderReport> {
     Ok(Json(api.node.own_provider().await?))
@@ -233,6 +285,19 @@ async fn lift_ban(State(api): State<Api>, Named(peer): Named) -> Answer<BanView>
 async fn rescan(State(api): State<Api>) -> Answer<serde_json::Value> {
     api.node.rescan_images().await?;
     Ok(Json(serde_json::json!({})))
+}
+async fn check_store(State(api): State<Api>) -> Answer<StoreReport> {
+    Ok(Json(api.node.check_store().await?))
+}
+async fn back_up_store(State(api): State<Api>, Body(body): Body<StoreBackup>) -> Answer<BackupView> {
+    Ok(Json(api.node.back_up_store(whole(body.file)?, body.overwrite).await?))
+}
+async fn restore_store(State(api): State<Api>, Body(body): Body<StoreRestore>) -> Answer<RestoreView> {
+    Ok(Json(api.node.restore_store(whole(body.file)?).await?))
+}
+/// The node's own folder is not the one that its caller is in.
+fn whole(file: PathBuf) -> Result<PathBuf, Fault> {
+    if file.is_absolute() { Ok(file) } else { Err(Fault::invalid("the file is named by its whole path, from /")) }
 }
 
 #[derive(Deserialize)]

@@ -133,6 +133,24 @@ pub struct QuotaBody {
     pub tier: Option<Tier>,
 }
 
+/// Something that this provider does to a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobView {
+    pub id: u64,
+    pub lease_id: LeaseId,
+    /// `provision`, `start`, `stop`, `restart` or `remove`.
+    pub kind: String,
+    /// `waiting`, `running`, `done`, `failed` or `cancelled`.
+    pub state: String,
+    /// Since the node was started.
+    pub failed_tries: u32,
+    pub created_at: Time,
+    pub ended_at: Option<Time>,
+    /// What last went wrong with it.
+    #[serde(rename = "error")]
+    pub fault: Option<Fault>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderAction {
@@ -415,6 +433,9 @@ pub struct VmLease {
     pub price_per_hour: Amount,
     pub currency: Currency,
     pub expires_at: Time,
+    /// The credit with its provider ends soon, and the VM stops then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credit_ends_at: Option<Time>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -499,4 +520,21 @@ pub struct ErrorView {
     pub fault: Fault,
     pub request_id: String,
     pub timestamp: Time,
+}
+
+/// The body of `POST /api/v1/store/backup`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreBackup {
+    /// By its whole path.
+    pub file: std::path::PathBuf,
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+/// The body of `POST /api/v1/store/restore`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreRestore {
+    pub file: std::path::PathBuf,
 }

@@ -63,6 +63,18 @@ impl Home {
     pub fn db(&self) -> PathBuf {
         self.0.join("db")
     }
+    /// A restored store while it is made.
+    pub fn restoring(&self) -> PathBuf {
+        self.0.join("db.restoring")
+    }
+    /// A restored store that the next start takes up.
+    pub fn restored(&self) -> PathBuf {
+        self.0.join("db.restored")
+    }
+    /// What the last restore replaced.
+    pub fn before_restore(&self) -> PathBuf {
+        self.0.join("db.before-restore")
+    }
     pub fn images(&self) -> PathBuf {
         self.0.join("images")
     }
@@ -77,6 +89,10 @@ impl Home {
     }
     pub fn log(&self) -> PathBuf {
         self.0.join("node.log")
+    }
+    /// The time at which a node last ran here.
+    pub fn clock(&self) -> PathBuf {
+        self.0.join("clock")
     }
     pub fn start_lock(&self) -> PathBuf {
         self.0.join("start.lock")

@@ -2,7 +2,7 @@
 //! error that names it, since a misspelt price would sell for nothing.
 use super::{Home, io};
 use protocol::money::Amount;
-use protocol::names::{BackendKind, Country, Currency, ImageName, Network, NodeName};
+use protocol::names::{BackendKind, Country, Currency, Egress, ImageName, Network, NodeName};
 use protocol::units::{DiskGib, MemoryMib, Millis};
 use protocol::{Fault, PeerId};
 use std::fs;
@@ -38,6 +38,13 @@ pub struct ProviderSettings {
     pub backend: BackendKind,
     pub libvirt_uri: Option<String>,
     pub accel: Accel,
+    /// What guests may reach at most. None: the Internet, where the host can hold them to that.
+    pub egress: Option<Egress>,
+    /// Mbit/s that one guest may send out of the host, and take in.
+    pub vm_bandwidth: u32,
+    /// What one guest may read and write of the disk, each second.
+    pub vm_disk_rate: MemoryMib,
+    pub vm_disk_iops: u32,
     pub max_vms: u32,
     pub min_memory: MemoryMib,
     pub min_disk: DiskGib,
@@ -48,6 +55,8 @@ pub struct ProviderSettings {
     pub disk_threshold: u8,
     pub price_per_hour: Amount,
     pub currency: Currency,
+    /// A price asks for credit that was granted; else it is a matter of trust.
+    pub prepaid: bool,
     pub advert_interval: Duration,
     pub max_lease: Duration,
     pub grace: Duration,
@@ -55,6 +64,9 @@ pub struct ProviderSettings {
     pub offer_memory: Option<MemoryMib>,
     pub offer_disk: Option<DiskGib>,
     pub overcommit_cpu: f64,
+    /// Guests made at once, and guests switched or removed at once.
+    pub provision_jobs: u32,
+    pub control_jobs: u32,
     pub allow: Vec<PeerId>,
     pub deny: Vec<PeerId>,
 }
@@ -94,6 +106,10 @@ impl Default for Settings {
                 backend: name("libvirt"),
                 libvirt_uri: None,
                 accel: Accel::Auto,
+                egress: None,
+                vm_bandwidth: 100,
+                vm_disk_rate: MemoryMib(100),
+                vm_disk_iops: 2000,
                 max_vms: 10,
                 min_memory: MemoryMib(1024),
                 min_disk: DiskGib(10),
@@ -103,6 +119,7 @@ impl Default for Settings {
                 disk_threshold: 90,
                 price_per_hour: Amount::ZERO,
                 currency: name("EUR"),
+                prepaid: true,
                 advert_interval: Duration::from_secs(120),
                 max_lease: Duration::from_secs(30 * 86_400),
                 grace: Duration::from_secs(86_400),
@@ -110,6 +127,8 @@ impl Default for Settings {
                 offer_memory: None,
                 offer_disk: None,
                 overcommit_cpu: 1.0,
+                provision_jobs: 2,
+                control_jobs: 5,
                 allow: Vec::new(),
                 deny: Vec::new(),
             },
@@ -168,6 +187,10 @@ impl Settings {
             "backend" => p.backend = one(values)?,
             "libvirt_uri" => p.libvirt_uri = Some(text(values)?),
             "accel" => p.accel = one(values)?,
+            "egress" => p.egress = egress(values)?,
+            "vm_bandwidth" => p.vm_bandwidth = number(values, 1, 400_000)?,
+            "vm_disk_rate" => p.vm_disk_rate = at_most(one(values)?, MemoryMib(100_000))?,
+            "vm_disk_iops" => p.vm_disk_iops = number(values, 1, 10_000_000)?,
             "max_vms" => p.max_vms = number(values, 1, 10_000)?,
             "min_memory" => p.min_memory = one(values)?,
             "min_disk" => p.min_disk = one(values)?,
@@ -177,6 +200,7 @@ impl Settings {
             "disk_threshold" => p.disk_threshold = number(values, 1, 100)? as u8,
             "price_per_hour" => p.price_per_hour = one(values)?,
             "currency" => p.currency = one(values)?,
+            "prepaid" => p.prepaid = yes_or_no(values)?,
             "advert_interval" => p.advert_interval = duration(values, 10, 240)?,
             "max_lease" => p.max_lease = duration(values, 60, 366 * 86_400)?,
             "grace" => p.grace = duration(values, 0, 366 * 86_400)?,
@@ -184,6 +208,8 @@ impl Settings {
             "offer_memory" => p.offer_memory = Some(one(values)?),
             "offer_disk" => p.offer_disk = Some(one(values)?),
             "overcommit_cpu" => p.overcommit_cpu = factor(values)?,
+            "provision_jobs" => p.provision_jobs = number(values, 1, 64)?,
+            "control_jobs" => p.control_jobs = number(values, 1, 64)?,
             "allow" => p.allow = values.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?,
             "deny" => p.deny = values.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?,
             other => return Err(Fault::invalid(format!("no setting is named '{other}'"))),
@@ -205,6 +231,10 @@ const KEYS: &[&str] = &[
     "backend",
     "libvirt_uri",
     "accel",
+    "egress",
+    "vm_bandwidth",
+    "vm_disk_rate",
+    "vm_disk_iops",
     "max_vms",
     "min_memory",
     "min_disk",
@@ -214,6 +244,7 @@ const KEYS: &[&str] = &[
     "disk_threshold",
     "price_per_hour",
     "currency",
+    "prepaid",
     "advert_interval",
     "max_lease",
     "grace",
@@ -221,6 +252,8 @@ const KEYS: &[&str] = &[
     "offer_memory",
     "offer_disk",
     "overcommit_cpu",
+    "provision_jobs",
+    "control_jobs",
     "allow",
     "deny",
 ];
@@ -257,6 +290,21 @@ fn number(values: &[String], least: u32, most: u32) -> Result<u32, Fault> {
     let text = text(values)?;
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| Fault::invalid(format!("'{text}' is not a number from {least} to {most}")))
+}
+fn at_most(size: MemoryMib, most: MemoryMib) -> Result<MemoryMib, Fault> {
+    if (1..=most.0).contains(&size.0) {
+        return Ok(size);
+    }
+    Err(Fault::invalid(format!("{size} is not from {} to {most}", MemoryMib(1))))
+}
+fn egress(values: &[String]) -> Result<Option<Egress>, Fault> {
+    match text(values)?.as_str() {
+        "auto" => Ok(None),
+        "none" => Ok(Some(Egress::None)),
+        "internet" => Ok(Some(Egress::Internet)),
+        "open" => Ok(Some(Egress::Open)),
+        other => Err(Fault::invalid(format!("'{other}' is no egress")).hint("use auto, none, internet or open")),
+    }
 }
 fn factor(values: &[String]) -> Result<f64, Fault> {
     let text = text(values)?;
@@ -311,6 +359,10 @@ mod tests {
         let good = read("country = \"DE\"\nprice_per_hour = \"0.02\"\noffer_memory = \"4G\"\nmax_vms = 3\nbootstrap = [\"a\", \"b\"]\nmdns = false\novercommit_cpu = 2").unwrap();
         assert_eq!((good.provider.max_vms, good.provider.offer_memory, good.mdns), (3, Some(MemoryMib(4096)), false));
         assert_eq!(good.bootstrap, ["a", "b"]);
+        for (word, egress) in [("auto", None), ("none", Some(Egress::None)), ("open", Some(Egress::Open))] {
+            assert_eq!(read(&format!("egress = \"{word}\"")).unwrap().provider.egress, egress);
+        }
+        assert_eq!(read("vm_disk_rate = \"1G\"").unwrap().provider.vm_disk_rate, MemoryMib(1024));
         for (text, place) in [
             ("\nmax_vm = 3", "config.toml:2: no setting is named 'max_vm'"),
             ("country = \"de\"", "config.toml:1: country: 'de'"),
@@ -318,6 +370,9 @@ mod tests {
             ("offer_memory = 4", "config.toml:1: offer_memory"),
             ("advert_interval = \"300s\"", "config.toml:1: advert_interval"),
             ("max_vms = -1", "config.toml:1: max_vms"),
+            ("egress = \"lan\"", "config.toml:1: egress: 'lan' is no egress"),
+            ("vm_bandwidth = 0", "config.toml:1: vm_bandwidth"),
+            ("vm_disk_rate = \"1T\"", "config.toml:1: vm_disk_rate"),
         ] {
             let fault = read(text).unwrap_err();
             assert!(fault.message.starts_with(place), "{}", fault.message);

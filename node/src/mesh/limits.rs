@@ -217,8 +217,9 @@ pub const PUNCHES_PER_SITE: usize = 30;
 pub const PUNCHES: usize = 60;
 /// The longest that a dial through a hole takes: the library's time-out, and both sides dial.
 pub const PUNCH_TAKES: Duration = Duration::from_secs(20);
-/// While a relayed connection lasts and no hole could be punched, it is tried again this often: routers change.
-pub const PUNCH_AGAIN: Duration = Duration::from_secs(600);
+/// While a relayed connection lasts and no hole could be punched, it is tried again: soon, since who has just come
+/// may not know yet how it is seen, once more when a loss is over, and then this seldom: routers change.
+pub const PUNCH_AGAIN: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(600)];
 /// Addresses of a peer that are dialled at once to punch a hole; the library dials 8 at a time.
 pub const PUNCH_ADDRS: usize = 8;
 /// Attempts after which the library's list of them is thrown away; it only grows.

@@ -27,8 +27,16 @@ type Asked = <<Handled as ConnectionHandler>::FromBehaviour as Halves>::Left;
 struct Live {
     peer: PeerId,
     endpoint: ConnectedPoint,
-    /// When it was last tried, for a relayed one.
+    /// When it was last tried, and how often again, for a relayed one.
     tried: Instant,
+    again: usize,
+}
+
+impl Live {
+    fn is_due(&self, now: Instant) -> bool {
+        let pause = limits::PUNCH_AGAIN[self.again.min(limits::PUNCH_AGAIN.len() - 1)];
+        now.saturating_duration_since(self.tried) >= pause
+    }
 }
 
 pub struct Punch {
@@ -64,13 +72,14 @@ impl Punch {
             .live
             .iter()
             .filter(|(_, live)| live.endpoint.is_relayed() && live.endpoint.is_listener())
-            .filter(|(_, live)| now.saturating_duration_since(live.tried) >= limits::PUNCH_AGAIN)
+            .filter(|(_, live)| live.is_due(now))
             .filter(|(_, live)| !self.live.values().any(|other| direct(live.peer, other)))
             .map(|(connection, live)| (live.peer, *connection))
             .collect();
         for (peer, connection) in due {
             if let Some(live) = self.live.get_mut(&connection) {
                 live.tried = now;
+                live.again += 1;
                 self.again.push((peer, connection));
             }
         }
@@ -189,7 +198,7 @@ impl NetworkBehaviour for Punch {
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match &event {
             FromSwarm::ConnectionEstablished(new) => {
-                let live = Live { peer: new.peer_id, endpoint: new.endpoint.clone(), tried: Instant::now() };
+                let live = Live { peer: new.peer_id, endpoint: new.endpoint.clone(), tried: Instant::now(), again: 0 };
                 self.live.insert(new.connection_id, live);
             }
             FromSwarm::ConnectionClosed(closed) => {
@@ -271,20 +280,24 @@ mod tests {
         };
         let mut punch = Punch::new(PeerId::random());
         for (id, listener) in [(1, true), (2, false)] {
-            let live = Live { peer, endpoint: relayed(listener), tried: now };
+            let live = Live { peer, endpoint: relayed(listener), tried: now, again: 0 };
             punch.live.insert(ConnectionId::new_unchecked(id), live);
         }
-        let later = now + limits::PUNCH_AGAIN;
-        punch.try_again(later - Duration::from_secs(1));
-        assert!(punch.again.is_empty());
-        punch.try_again(later);
-        punch.try_again(later);
-        assert_eq!(punch.again, [(peer, ConnectionId::new_unchecked(1))], "once, by the one who was called");
+        let mut later = now;
+        let pauses = limits::PUNCH_AGAIN.into_iter().chain([limits::PUNCH_AGAIN[2]; 2]);
+        for pause in pauses {
+            later += pause;
+            punch.try_again(later - Duration::from_secs(1));
+            assert!(punch.again.is_empty());
+            punch.try_again(later);
+            punch.try_again(later);
+            assert_eq!(punch.again, [(peer, ConnectionId::new_unchecked(1))], "once, by the one who was called");
+            punch.again.clear();
+        }
         let addr: Multiaddr = "/ip4/192.0.2.9/tcp/1".parse().unwrap();
         let endpoint = ConnectedPoint::Listener { local_addr: addr.clone(), send_back_addr: addr };
-        punch.live.insert(ConnectionId::new_unchecked(3), Live { peer, endpoint, tried: now });
-        punch.again.clear();
-        punch.try_again(later + limits::PUNCH_AGAIN);
+        punch.live.insert(ConnectionId::new_unchecked(3), Live { peer, endpoint, tried: now, again: 0 });
+        punch.try_again(later + limits::PUNCH_AGAIN[2]);
         assert!(punch.again.is_empty(), "there is a direct one");
     }
 

@@ -2,6 +2,7 @@
 use crate::config::ProviderSettings;
 use backends::Backend;
 use backends::images::{ImageStore, Manifest};
+use protocol::core::provider::jobs::Slots;
 use protocol::core::provider::{Offer, OfferedImage, Offering, Policy};
 use protocol::money::Price;
 use protocol::names::{Arch, ImageName};
@@ -52,9 +53,11 @@ pub async fn survey(
         max_vms: settings.max_vms,
         minimum: Resources { cpus: settings.min_cpus, memory_mib: settings.min_memory, disk_gib: settings.min_disk },
         max_lease: Millis(settings.max_lease.as_millis() as u64),
+        prepaid: settings.prepaid,
         grace: Millis(settings.grace.as_millis() as u64),
         price: Price { per_hour: settings.price_per_hour, currency: settings.currency.clone() },
         images: offered,
+        slots: Slots { provision: settings.provision_jobs as usize, control: settings.control_jobs as usize },
         policy: Policy {
             allow: settings.allow.iter().copied().collect(),
             deny: settings.deny.iter().copied().collect(),

@@ -32,7 +32,9 @@ async fn path_becomes(mesh: &MeshHandle, peer: PeerId, wanted: impl Fn(Option<Pa
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    soon("another path", change).await
+    if tokio::time::timeout(DEADLINE, change).await.is_err() {
+        panic!("in vain: another path than {:?}; {:?}", path_to(mesh, peer).await, mesh.metrics());
+    }
 }
 
 /// Nobody can dial it, and it knows.
@@ -264,15 +266,15 @@ async fn punched(listen: &str, seed: u8) {
     path_becomes(&client.mesh, id, |path| path == Some(Path::HolePunched)).await;
     path_becomes(&far, client.id, |path| matches!(path, Some(Path::HolePunched | Path::Direct))).await;
     let stream = soon("a tunnel", client.mesh.open_stream(id)).await.unwrap();
-    let before = far.metrics().relayed_closed + client.mesh.metrics().relayed_closed;
     echo(stream, 5 << 20).await;
     // Longer than a superfluous connection is kept: this one is in use.
     tokio::time::sleep(limits::SPARE_KEPT * 2).await;
-    assert_eq!(before, 0);
     old.write_all(b"and after").await.unwrap();
     let mut got = [0; 16];
     soon("an echo", old.read_exact(&mut got)).await.unwrap();
     assert_eq!(&got, b"before and after");
+    // Both may have called each other by the relay at first: then one of the two connections is closed already.
+    let before = far.metrics().relayed_closed + client.mesh.metrics().relayed_closed;
     drop(old);
     // What is asked over it meanwhile is answered, too, though only by the other connection.
     let closed = async {
@@ -280,7 +282,7 @@ async fn punched(listen: &str, seed: u8) {
         while after < 10 {
             let rpc = client.mesh.send(id, b"still here".to_vec()).await.unwrap();
             assert_eq!(client.answer_to(rpc).await, Ok(b"still here".to_vec()));
-            after += u32::from(far.metrics().relayed_closed + client.mesh.metrics().relayed_closed > 0);
+            after += u32::from(far.metrics().relayed_closed + client.mesh.metrics().relayed_closed > before);
         }
     };
     soon("the relayed connection is closed", closed).await;

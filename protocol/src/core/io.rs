@@ -5,11 +5,14 @@ use super::{Event, StoreOp};
 use crate::envelope::Signed;
 use crate::error::Fault;
 use crate::identity::PeerId;
-use crate::message::{PowerAction, VmPhase};
-use crate::names::{CreateId, Digest, ImageName, LeaseId, PeerAddr};
+use crate::job::{Found, JobId, JobReport};
+use crate::message::PowerAction;
+use crate::money::{Amount, Sum};
+use crate::names::{CreateId, Currency, Digest, Egress, ImageName, LeaseId, PeerAddr};
 use crate::quota::Tier;
 use crate::shard::{Block, Server};
 use crate::spec::{Query, VmSpec};
+use crate::units::Millis;
 use std::sync::Arc;
 
 /// What happens to a node.
@@ -52,11 +55,15 @@ pub enum Input {
     Addresses(Vec<PeerAddr>),
     /// What the host has to let, or why nothing.
     Offer(Offering),
-    /// The vm worker says where a VM stands.
-    Vm {
-        lease_id: LeaseId,
-        report: VmReport,
+    /// Whoever does a job says how it fares.
+    Job {
+        job: JobId,
+        report: JobReport,
     },
+    /// What the hypervisor has of this node.
+    Inventory(Vec<Found>),
+    /// The operator takes a job back.
+    CancelJob(JobId),
     Create {
         ticket: u64,
         request: Box<CreateRequest>,
@@ -71,6 +78,13 @@ pub enum Input {
         create_id: CreateId,
         action: PowerAction,
     },
+    /// More time, at no more than this (or than it costs now).
+    Renew {
+        ticket: u64,
+        create_id: CreateId,
+        duration: Millis,
+        most: Option<Amount>,
+    },
     /// Asks the provider now, because somebody looks.
     Refresh(CreateId),
     /// Our own user says that a key is nobody's any more; verified by the node.
@@ -80,10 +94,23 @@ pub enum Input {
         peer: PeerId,
         tier: Option<Tier>,
     },
+    /// The operator was paid by a peer.
+    GrantCredit {
+        peer: PeerId,
+        currency: Currency,
+        sum: Sum,
+    },
+    /// The host's clock was set while this node ran, by so many milliseconds, forward if positive: said before anything
+    /// else that comes by the new time.
+    ClockSet {
+        by: i64,
+    },
     /// Withdraws the advert, takes no new work.
     Drain,
     /// Takes new work again.
     Undrain,
+    /// The process ends soon: as `Drain`, and no job is begun.
+    Stop,
     Tick,
 }
 
@@ -91,18 +118,6 @@ pub enum Input {
 pub enum RpcFailure {
     Timeout,
     Unreachable(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VmReport {
-    Phase(VmPhase),
-    /// It could not be made or has died; the fault says why.
-    Failed(Fault),
-    /// An action did not work; the VM is as it was.
-    ActionFailed {
-        phase: VmPhase,
-        fault: Fault,
-    },
 }
 
 /// What a node does.
@@ -134,13 +149,10 @@ pub enum Effect {
         token: u64,
         body: Vec<u8>,
     },
-    StartVm(Box<VmOrder>),
-    PowerVm {
-        lease_id: LeaseId,
-        action: PowerAction,
-    },
-    /// Repeats until the VM is gone.
-    DestroyVm(LeaseId),
+    /// Answered by `Input::Job`. A VM has one job at a time.
+    RunJob(Box<JobOrder>),
+    /// It is no longer wanted, and nothing more is to be said of it.
+    AbortJob(JobId),
     /// The answer to an input with a ticket.
     Answer {
         ticket: u64,
@@ -164,11 +176,31 @@ pub enum Effect {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobOrder {
+    pub job: JobId,
+    pub lease_id: LeaseId,
+    pub work: Work,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    Provision(VmOrder),
+    /// With the seed: after a power-on, too, the guest is ready when its own host key answers.
+    Power {
+        action: PowerAction,
+        seed: Vec<u8>,
+    },
+    Remove,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmOrder {
     pub lease_id: LeaseId,
     pub spec: VmSpec,
     pub image: ImageName,
     pub image_digest: Digest,
+    /// What the quote says.
+    pub egress: Egress,
     pub seed: Vec<u8>,
 }
 

@@ -8,10 +8,12 @@ mod io;
 mod offences;
 pub mod posting;
 pub mod provider;
+pub mod receipts;
 pub mod requestor;
 pub mod revoked;
 pub mod shards;
 mod stored;
+mod stored_check;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +30,7 @@ use crate::shard::{Block, LEAF};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 pub use event::{Event, EventKind, Severity};
-pub use io::{Effect, Input, RpcFailure, Verdict, VmOrder, VmReport};
+pub use io::{Effect, Input, JobOrder, RpcFailure, Verdict, VmOrder, Work};
 use offences::Offences;
 use posting::{Posted, Postings};
 use provider::Provider;
@@ -40,6 +42,7 @@ use shards::Shards;
 use std::collections::VecDeque;
 use std::sync::Arc;
 pub use stored::{StoreOp, Table};
+pub use stored_check::{RowProblem, check_rows};
 
 /// What every part of the core works with.
 pub struct Ctx<'a> {
@@ -203,6 +206,10 @@ impl NodeCore {
                 Table::History => core.requestor.restore_history(&value)?,
                 Table::Revoked => core.revoked.restore(&value, &core.network)?,
                 Table::Quotas => core.provider.restore_quota(&value)?,
+                Table::Jobs => core.provider.restore_job(&value)?,
+                Table::Meters => core.provider.restore_meter(&value)?,
+                Table::Receipts => core.restore_receipt(&value)?,
+                Table::Credits => core.provider.restore_credit(&value)?,
             }
         }
         if core.revoked.contains(core.key.peer_id()) {
@@ -212,6 +219,15 @@ impl NodeCore {
         core.provider.resume(ctx);
         core.requestor.resume(ctx);
         Ok(core)
+    }
+
+    fn restore_receipt(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let row = receipts::decode(value)?;
+        match row.receipt.signer == self.me() {
+            true => self.provider.restore_receipt(row),
+            false => self.requestor.restore_receipt(row),
+        }
+        Ok(())
     }
 
     /// Another leaf size, or somebody else who checks signatures: for simulations. Before the first input.
@@ -245,18 +261,26 @@ impl NodeCore {
             }
             Input::Addresses(addrs) => self.postings.reached_at(addrs),
             Input::Offer(offering) => self.provider.set_offering(ctx, offering),
-            Input::Vm { lease_id, report } => self.provider.vm_report(ctx, lease_id, report),
+            Input::Job { job, report } => self.provider.job_report(ctx, job, report),
+            Input::Inventory(found) => self.provider.reconcile(ctx, &found),
+            Input::CancelJob(job) => self.provider.cancel_job(ctx, job),
             Input::Create { ticket, request } => {
                 seek(ctx, &mut self.shards, &self.board, &request.query, WANTED, Timestamp(0));
                 self.requestor.create(ctx, &self.board, ticket, *request);
             }
             Input::Destroy { ticket, create_id } => self.requestor.destroy(ctx, ticket, create_id),
             Input::Power { ticket, create_id, action } => self.requestor.power(ctx, ticket, create_id, action),
+            Input::Renew { ticket, create_id, duration, most } => {
+                self.requestor.renew(ctx, ticket, create_id, duration, most);
+            }
             Input::Refresh(create_id) => self.requestor.refresh(ctx, create_id),
             Input::Revoke(signed) => self.postings.say_revoked(ctx, &self.board, *signed),
+            Input::GrantCredit { peer, currency, sum } => self.provider.grant_credit(ctx, peer, &currency, sum),
             Input::SetQuota { peer, tier } => self.provider.set_quota(ctx, peer, tier),
+            Input::ClockSet { by } => self.provider.clock_set(ctx, by),
             Input::Drain => self.provider.drain(),
             Input::Undrain => self.provider.undrain(),
+            Input::Stop => self.provider.stop(),
             Input::Tick => {}
         }
         self.advance(now);
@@ -362,7 +386,7 @@ impl NodeCore {
                 };
                 ctx.reply(token, response);
             }
-            other => self.provider.request(ctx, token, from, other),
+            other => self.provider.request(ctx, token, from, block, other),
         }
     }
 
@@ -390,7 +414,7 @@ impl NodeCore {
     /// When `Tick` is due at the latest, if nothing else happens before.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let parts = [
-            self.provider.next_deadline(),
+            self.provider.next_deadline(self.last),
             self.requestor.next_deadline(),
             self.shards.next_deadline(),
             self.postings.next_deadline(&self.board, self.provider.advertisable().as_ref()),

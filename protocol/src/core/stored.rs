@@ -14,11 +14,29 @@ pub enum Table {
     Revoked,
     /// Tiers that the operator has given, by key.
     Quotas,
+    /// What is to be done to VMs and what was, by job id.
+    Jobs,
+    /// How long VMs were charged for, by lease id.
+    Meters,
+    /// The latest receipt of each lease, let or rented, by lease id.
+    Receipts,
+    /// What requestors have paid in advance, by key and currency.
+    Credits,
 }
 
 impl Table {
-    pub const ALL: [Table; 6] =
-        [Table::Leases, Table::Rentals, Table::Releases, Table::History, Table::Revoked, Table::Quotas];
+    pub const ALL: [Table; 10] = [
+        Table::Leases,
+        Table::Rentals,
+        Table::Releases,
+        Table::History,
+        Table::Revoked,
+        Table::Quotas,
+        Table::Jobs,
+        Table::Meters,
+        Table::Receipts,
+        Table::Credits,
+    ];
     pub fn name(self) -> &'static str {
         match self {
             Table::Leases => "leases",
@@ -27,6 +45,10 @@ impl Table {
             Table::History => "history",
             Table::Revoked => "revoked",
             Table::Quotas => "quotas",
+            Table::Jobs => "jobs",
+            Table::Meters => "meters",
+            Table::Receipts => "receipts",
+            Table::Credits => "credits",
         }
     }
 }

@@ -88,10 +88,12 @@ fn offer() -> Offer {
         max_vms: 4,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        prepaid: false,
         grace: Millis::secs(3600),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         images: [("tiny".parse().unwrap(), image)].into(),
         policy: Default::default(),
+        slots: Default::default(),
     }
 }
 

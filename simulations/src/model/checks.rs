@@ -63,7 +63,7 @@ impl Model {
         let node = self.node(id);
         let (Some(offer), Some(core)) = (&node.offer, &node.core) else { return Ok(()) };
         let ledger = core.provider().ledger();
-        let slots = ledger.vms() + ledger.holds().count();
+        let slots = ledger.vms();
         if slots == 0 && node.vms.is_empty() {
             return Ok(());
         }

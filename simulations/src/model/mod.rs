@@ -41,7 +41,8 @@ use memo::Memo;
 use meter::{Kind, Wire};
 use plans::Plan;
 use protocol::core::provider::{Offer, Offering};
-use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict, VmReport};
+use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict, Work};
+use protocol::job::{JobId, JobReport};
 use protocol::message::{PowerAction, VmPhase};
 use protocol::names::{CreateId, LeaseId, Network};
 use protocol::shard::{Block, Net, Position, Server};
@@ -85,7 +86,7 @@ enum Event {
     Vicinity { node: Id },
     Gone { at: Position },
     Survey { node: Id, epoch: u32 },
-    Vm { node: Id, epoch: u32, lease_id: LeaseId, phase: VmPhase },
+    Vm { node: Id, epoch: u32, job: JobId, lease_id: LeaseId, phase: VmPhase },
     Start { node: Id },
     Refresh { node: Id, epoch: u32 },
     Plan { node: Id, plan: Plan },
@@ -306,12 +307,12 @@ impl Model {
                     self.input(node, Input::Offer(Offering::Vms(Box::new((*offer).clone()))));
                 }
             }
-            Event::Vm { node, epoch, lease_id, phase } => {
+            Event::Vm { node, epoch, job, lease_id, phase } => {
                 if self.runs(node, epoch) {
                     if phase == VmPhase::Gone {
                         self.nodes[node as usize].vms.remove(&lease_id);
                     }
-                    self.input(node, Input::Vm { lease_id, report: VmReport::Phase(phase) });
+                    self.input(node, Input::Job { job, report: JobReport::Done(phase) });
                 }
             }
             Event::Start { node } => self.start(node),
@@ -514,17 +515,20 @@ impl Model {
                 }
             }
             Effect::FindHolders { ticket, key } => self.find(id, ticket, Position::of_key(&key)),
-            Effect::StartVm(order) => {
-                self.nodes[id as usize].vms.insert(order.lease_id, order.spec.resources);
-                let boots = self.dice.within(BOOT);
-                self.vm_after(id, order.lease_id, VmPhase::Running, boots);
+            Effect::RunJob(order) => {
+                let (phase, after) = match order.work {
+                    Work::Provision(vm) => {
+                        self.nodes[id as usize].vms.insert(vm.lease_id, vm.spec.resources);
+                        (VmPhase::Running, self.dice.within(BOOT))
+                    }
+                    Work::Power { action: PowerAction::Stop { .. }, .. } => (VmPhase::Stopped, 2_000),
+                    Work::Power { .. } => (VmPhase::Running, 2_000),
+                    Work::Remove => (VmPhase::Gone, 500),
+                };
+                self.vm_after(id, order.job, order.lease_id, phase, after);
             }
-            Effect::PowerVm { lease_id, action } => {
-                let phase =
-                    if matches!(action, PowerAction::Stop { .. }) { VmPhase::Stopped } else { VmPhase::Running };
-                self.vm_after(id, lease_id, phase, 2_000);
-            }
-            Effect::DestroyVm(lease_id) => self.vm_after(id, lease_id, VmPhase::Gone, 500),
+            // What would be said of it comes too late to be heard.
+            Effect::AbortJob(_) => {}
             Effect::Rental(create_id) => self.note_rental(id, create_id),
             Effect::Persist(_)
             | Effect::Learn { .. }
@@ -535,8 +539,8 @@ impl Model {
         }
     }
 
-    fn vm_after(&mut self, node: Id, lease_id: LeaseId, phase: VmPhase, after: u64) {
+    fn vm_after(&mut self, node: Id, job: JobId, lease_id: LeaseId, phase: VmPhase, after: u64) {
         let epoch = self.nodes[node as usize].epoch;
-        self.queue.push(self.now + after, Event::Vm { node, epoch, lease_id, phase });
+        self.queue.push(self.now + after, Event::Vm { node, epoch, job, lease_id, phase });
     }
 }

@@ -104,6 +104,7 @@ pub fn deal() -> Deal {
             price: world::terms().price,
             issued: now,
             hold_until: now + Millis::secs(30),
+            contested: false,
         },
         &p,
     );
@@ -157,6 +158,9 @@ fn requests() -> Vec<Request> {
         Request::Watch { lease_id, seen: 3 },
         Request::Power { lease_id, act: ActId([5; 16]), action: PowerAction::Stop { force: true } },
         Request::Power { lease_id, act: ActId([5; 16]), action: PowerAction::Start },
+        Request::RenewQuote { lease_id, duration: Millis::secs(7200) },
+        Request::Renew { quote: accept.signed().clone(), renew: confirm.signed().clone() },
+        Request::Countersign(confirm.signed().clone()),
     ];
     all.extend(postings().into_iter().map(Request::Post));
     all.extend(shards::requests().into_iter().map(Request::Shard));
@@ -173,6 +177,8 @@ fn status(vm: VmPhase, fault: Option<Fault>) -> LeaseStatus {
         fault,
         guest_user: "root".parse().expect("a user"),
         active: Some(deal.active.signed().clone()),
+        receipt: Some(deal.grant.signed().clone()),
+        credit_ends: Some(world::START),
     }
 }
 
@@ -195,6 +201,8 @@ fn responses() -> Vec<Response> {
         Response::Board(page),
         Response::Posted,
         Response::Declined,
+        Response::Countersigned,
+        Response::RenewQuote(grant.signed().clone()),
         Response::Quote(quote.signed().clone()),
         Response::Granted(grant.signed().clone()),
         Response::Active { active: active.signed().clone(), status: status(VmPhase::Running, None) },
@@ -272,6 +280,7 @@ fn documents() -> Seeds {
         grant: grant.signed().into(),
         confirm: Some(confirm.signed().into()),
         active: Some(active.signed().into()),
+        renewal: None,
     };
     let provisional = LeaseDocument { confirm: None, active: None, ..whole.clone() };
     let other = LeaseDocument { network: "other".parse().expect("a network"), ..provisional.clone() };

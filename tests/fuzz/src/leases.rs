@@ -93,6 +93,7 @@ fn chain(input: &mut Bytes) -> Option<LeaseDocument> {
         grant: text(&grant),
         confirm: confirm.as_ref().map(text),
         active: active.as_ref().map(text),
+        renewal: None,
     })
 }
 

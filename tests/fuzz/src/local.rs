@@ -3,6 +3,7 @@ use crate::{Bytes, json_again};
 use axum::body::Body;
 use axum::http::{Method, Request, Uri};
 use http_body_util::BodyExt;
+use node::api::billing::{CreditView, ReceiptView};
 use node::api::types::*;
 use node::handle::Command;
 use serde::{Serialize, de::DeserializeOwned};
@@ -77,6 +78,8 @@ pub fn api_answers(data: &[u8]) {
     json::<Vec<EventView>>(data);
     json::<ProviderReport>(data);
     json::<Vec<QuotaView>>(data);
+    json::<Vec<ReceiptView>>(data);
+    json::<Vec<CreditView>>(data);
     json::<ErrorBody>(data);
     match node::fuzzing::upgraded(data) {
         Ok(Ok(early)) => assert!(data.ends_with(&early)),

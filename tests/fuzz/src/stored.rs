@@ -4,9 +4,12 @@ use node::store::{KnownPeer, StoredEvent};
 use protocol::codec::{self, MAX_QUOTED, MAX_STORED};
 use protocol::core::requestor::Rental;
 use protocol::core::{Input, NodeCore, StoreOp, Table};
+use protocol::credit::CreditRow;
 use protocol::history::Sample;
 use protocol::ledger::LeaseRow;
+use protocol::meter::Meter;
 use protocol::quota::QuotaRow;
+use protocol::receipt::ReceiptRow;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Rows of an input.
@@ -24,6 +27,9 @@ pub fn stored(data: &[u8]) {
         again::<Rental>(value);
         again::<Sample>(value);
         again::<QuotaRow>(value);
+        again::<CreditRow>(value);
+        again::<ReceiptRow>(value);
+        again::<Meter>(value);
         again::<KnownPeer>(value);
         again::<StoredEvent>(value);
         rows.push(StoreOp { table, key: vec![rows.len() as u8], value: Some(value.to_vec()) });

@@ -9,9 +9,9 @@ fn one_refuses_one_fails_after_the_lease_and_the_third_is_taken() {
     let tenant = r.node(&["--network", "test"]);
     let (via, me) = (tenant.addr(), tenant.peer_id());
     for (home, extra) in [
-        (&refuses, format!("price_per_hour = \"0.001\"\ndeny = [\"{me}\"]\n")),
-        (&fails, "price_per_hour = \"0.01\"\n".to_owned()),
-        (&good, "price_per_hour = \"0.5\"\n".to_owned()),
+        (&refuses, format!("price_per_hour = \"0.001\"\nprepaid = false\ndeny = [\"{me}\"]\n")),
+        (&fails, "price_per_hour = \"0.01\"\nprepaid = false\n".to_owned()),
+        (&good, "price_per_hour = \"0.5\"\nprepaid = false\n".to_owned()),
     ] {
         home.config(&format!("{PROVIDER}{extra}"));
         home.import(&bundle);

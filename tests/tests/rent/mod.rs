@@ -2,6 +2,8 @@
 mod debian;
 mod failover;
 mod interrupt;
+mod killed;
+mod noise;
 
 use std::process::{Command, Stdio};
 use tests::{Home, Node, PATIENCE, eventually, guest};
@@ -105,7 +107,7 @@ fn measured(home: &Home, vm: &serde_json::Value) {
     assert!(guest["cpu_s"].as_u64() > Some(0) && guest["memory_bytes"].as_u64() > Some(50 << 20), "{guest}");
     assert!(guest["disk_bytes"].as_u64() > Some(0) && guest["disk_read_bytes"].as_u64() > Some(0), "{guest}");
     let host = &report["host"];
-    assert_eq!(host["cpus"].as_u64(), std::thread::available_parallelism().ok().map(|n| n.get() as u64));
+    assert!(host["cpus"].as_u64() >= std::thread::available_parallelism().ok().map(|n| n.get() as u64), "{host}");
     for used in ["memory_percent", "disk_percent"] {
         assert!(host[used].as_f64().is_some_and(|percent| percent > 0.0 && percent <= 100.0), "{host}");
     }

@@ -9,7 +9,9 @@ use crate::context::{Context, left_alone};
 use crate::failure::{Failure, Outcome};
 use crate::output::{dash, fields, table};
 use clap::Subcommand;
+use node::api::billing::RenewBody;
 use node::api::types::{VmActionBody, VmActionName, VmStatus, VmView};
+use protocol::money::Amount;
 use protocol::units::{Millis, Resources};
 use protocol::{ErrorCode, Fault};
 
@@ -36,6 +38,16 @@ pub enum VmCommand {
     },
     /// Shut one down and boot it again
     Restart { name: String },
+    /// Prolong its lease, at what its provider asks now
+    Renew {
+        name: String,
+        /// How much longer
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Millis,
+        /// The most that an hour may cost from then on; what it costs now unless given
+        #[arg(long, value_name = "PRICE")]
+        max_price: Option<Amount>,
+    },
     /// End its lease and remove it with its disk
     Destroy { name: String },
     /// Log in, or run a command with OpenSSH's own options
@@ -74,6 +86,12 @@ pub fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Start { name } => act(&name, VmActionName::Start, false),
         VmCommand::Stop { name, force } => act(&name, VmActionName::Stop, force),
         VmCommand::Restart { name } => act(&name, VmActionName::Restart, false),
+        VmCommand::Renew { name, duration, max_price } => {
+            let node = context.node()?;
+            let body = RenewBody { duration_s: duration.as_secs(), max_price };
+            let vm = context.block_on(async { node.renew(&name, &body).await })?;
+            context.show(&vm, || renewed_text(&vm))
+        }
         VmCommand::Destroy { name } => destroy(context, &name),
         VmCommand::Ssh(args) => ssh::ssh(context, args),
         VmCommand::Exec(args) => ssh::exec(context, args),
@@ -130,6 +148,13 @@ fn size(vm: &VmView) -> Resources {
     Resources { cpus: vm.cpus, memory_mib: vm.memory_mib, disk_gib: vm.disk_gib }
 }
 
+fn renewed_text(vm: &VmView) -> String {
+    let lease = vm.lease.as_ref();
+    let ends =
+        lease.map(|lease| format!(" until {}, at {} {}/h", lease.expires_at, lease.price_per_hour, lease.currency));
+    format!("{} is renewed{}\n", vm.name, ends.unwrap_or_default())
+}
+
 fn list_text(vms: &[VmView]) -> String {
     let row = |vm: &VmView| {
         vec![
@@ -170,6 +195,7 @@ fn info_text(vm: &VmView) -> String {
         ("lease", vm.lease.as_ref().map(|lease| lease.id.to_string())),
         ("price", vm.lease.as_ref().map(|lease| format!("{} {}/h", lease.price_per_hour, lease.currency))),
         ("expires", vm.lease.as_ref().map(|lease| lease.expires_at.clone())),
+        ("credit ends", vm.lease.as_ref().and_then(|lease| lease.credit_ends_at.clone())),
         ("created", Some(vm.created_at.clone())),
         ("timings", Some(timings).filter(|_| times.total > 0)),
         ("log in", vm.ssh.as_ref().map(|_| format!("golemnode vm ssh {}", vm.name))),

@@ -1,20 +1,33 @@
 //! The provider's side of renting: quote, grant, let, and what follows until the VM is gone.
+pub mod jobs;
+mod metering;
 mod negotiate;
+mod reconcile;
+mod renewing;
 mod tenancy;
 
-use super::{Ctx, Effect, StoreOp, Table, VmOrder};
+use super::{Ctx, Effect, EventKind, JobOrder, Severity, StoreOp, Table, VmOrder, Work};
 use crate::advert::Terms;
 use crate::codec::{self, MAX_STORED};
 use crate::error::Fault;
 use crate::identity::PeerId;
+use crate::job::{JobKind, JobRow, JobState};
+use crate::lease::Quote;
 use crate::ledger::{Capacity, LeaseRow, Ledger};
-use crate::message::{LeaseStage, PowerAction, Request, Response, VmPhase};
+use crate::message::{LeaseStage, Request, Response, VmPhase};
 use crate::money::Price;
-use crate::names::{Arch, BackendKind, Country, Digest, Egress, GuestUser, ImageName, Isolation, LeaseId, NodeName};
+use crate::names::{
+    Arch, BackendKind, Country, Digest, Egress, GuestUser, ImageName, Isolation, LeaseId, Network, NodeName,
+};
 use crate::quota::{QuotaRow, Quotas, Tier};
 use crate::refusal::Refusal;
+use crate::shard::Block;
 use crate::units::{DiskGib, Millis, Resources, Timestamp};
+use jobs::{Jobs, Slots};
+use metering::Metering;
+use reconcile::Looks;
 use std::collections::{BTreeMap, BTreeSet};
+pub use tenancy::may_cancel;
 
 /// How long a watch waits for a change: inside the 5 s that a requestor waits for an answer.
 pub const WATCH: Millis = Millis::secs(4);
@@ -25,13 +38,17 @@ const WATCHES_PER_PEER: usize = 16;
 const SKEW: Millis = crate::advert::MAX_SKEW;
 /// The grace time while no offer has said another.
 const GRACE: Millis = Millis::secs(24 * 3600);
-/// How often a guest that goes on running after its lease has expired is switched off again.
-const STOP_AGAIN: Millis = Millis::secs(30);
 
 /// What the host offers now.
 #[derive(Clone, Debug)]
 pub enum Offering {
-    Nothing { reason: String },
+    Nothing {
+        reason: String,
+    },
+    /// Nothing, and what was quoted is not granted either: there is no room to keep what would be promised.
+    NoRoom {
+        reason: String,
+    },
     Vms(Box<Offer>),
 }
 
@@ -49,11 +66,14 @@ pub struct Offer {
     /// Below this nothing is advertised.
     pub minimum: Resources,
     pub max_lease: Millis,
+    /// Whether a price asks for credit that was granted.
+    pub prepaid: bool,
     /// How long the disk of an expired lease is kept.
     pub grace: Millis,
     pub price: Price,
     pub images: BTreeMap<ImageName, OfferedImage>,
     pub policy: Policy,
+    pub slots: Slots,
 }
 
 /// Whom this provider serves. An empty list of the allowed allows everybody who is not denied. Who goes on for another
@@ -94,9 +114,15 @@ pub struct Provider {
     ledger: Ledger,
     quotas: Quotas,
     watchers: Vec<Watcher>,
+    jobs: Jobs,
+    metering: Metering,
+    /// Leases of which it was said that they end soon, and when.
+    warned: BTreeMap<LeaseId, Timestamp>,
+    looks: Looks,
+    /// The process ends soon.
+    stopping: bool,
     /// As last offered.
     grace: Millis,
-    stop_again: Option<Timestamp>,
 }
 
 impl Provider {
@@ -108,8 +134,12 @@ impl Provider {
             ledger: Ledger::default(),
             quotas: Quotas::default(),
             watchers: Vec::new(),
+            jobs: Jobs::default(),
+            metering: Metering::default(),
+            warned: BTreeMap::new(),
+            looks: Looks::default(),
+            stopping: false,
             grace: GRACE,
-            stop_again: None,
         }
     }
 
@@ -129,6 +159,10 @@ impl Provider {
         Ok(())
     }
 
+    pub fn restore_job(&mut self, value: &[u8]) -> Result<(), Fault> {
+        self.jobs.restore(value)
+    }
+
     /// The operator gives a peer a tier, or takes it back. What it has already stays.
     pub fn set_quota(&mut self, ctx: &mut Ctx, peer: PeerId, tier: Option<Tier>) {
         if !self.quotas.set(peer, tier) {
@@ -143,23 +177,74 @@ impl Provider {
         &self.quotas
     }
 
-    /// After a restart: what was let is made sure of, what was ended is taken down, whatever the last run had done.
+    /// After a restart: what was to be done is done, what was ended is taken down. The rest is seen to when the
+    /// hypervisor has said what it has.
     pub fn resume(&mut self, ctx: &mut Ctx) {
-        let rows: Vec<LeaseRow> = self.ledger.leases().filter(|row| row.vm != VmPhase::Gone).cloned().collect();
-        for row in rows {
-            match row.stage {
-                LeaseStage::Provisional => {}
-                LeaseStage::Ended => ctx.effect(Effect::DestroyVm(row.lease_id)),
-                // Its time ran out meanwhile: the first tick sees to it, and nothing is started for it.
-                LeaseStage::Active if row.ends_at <= ctx.now => {}
-                LeaseStage::Active if row.wants_power => ctx.effect(start_effect(&row)),
-                LeaseStage::Active | LeaseStage::Expired if matches!(row.vm, VmPhase::Stopped | VmPhase::Failed) => {}
-                LeaseStage::Active | LeaseStage::Expired => {
-                    let action = PowerAction::Stop { force: row.stage == LeaseStage::Expired };
-                    ctx.effect(Effect::PowerVm { lease_id: row.lease_id, action });
-                }
-            }
+        for job in self.jobs.take_interrupted().iter().filter_map(|id| self.jobs.get(*id)) {
+            let step = self.ledger.lease(job.lease_id).map_or("its lease is gone", |row| row.vm.step());
+            let message =
+                format!("the {} of lease {} was under way ({step}) when the node ended", job.kind.word(), job.lease_id);
+            ctx.event(EventKind::Vm, Severity::Info, message, None);
         }
+        self.drop_meters(ctx);
+        let ended = self.ledger.leases().filter(|row| row.stage == LeaseStage::Ended && row.counts());
+        let forgotten: Vec<(LeaseId, VmPhase)> =
+            ended.filter(|row| !self.jobs.removes(row.lease_id)).map(|row| (row.lease_id, row.vm)).collect();
+        for (lease_id, before) in forgotten {
+            let ops = self.jobs.order(ctx.now, lease_id, JobKind::Remove, None, before);
+            ctx.persist(ops);
+        }
+        self.schedule(ctx);
+    }
+
+    /// Begins what may begin. What runs from now on is on disk before it does.
+    fn schedule(&mut self, ctx: &mut Ctx) {
+        for job in self.jobs.take_aborted() {
+            ctx.effect(Effect::AbortJob(job));
+        }
+        if self.stopping {
+            return;
+        }
+        while let Some((job, op)) = self.jobs.start_next(ctx.now) {
+            let Some(work) = self.work_of(ctx.network, &job) else {
+                let gone = Fault::new(crate::ErrorCode::NoSuchVm, "its lease is gone");
+                let ops = self.jobs.over(ctx.now, job.id, JobState::Failed, Some(gone));
+                ctx.persist(ops);
+                continue;
+            };
+            ctx.persist(vec![op]);
+            ctx.effect(Effect::RunJob(Box::new(JobOrder { job: job.id, lease_id: job.lease_id, work })));
+        }
+    }
+
+    fn work_of(&self, network: &Network, job: &JobRow) -> Option<Work> {
+        let row = || self.ledger.lease(job.lease_id);
+        Some(match job.kind {
+            JobKind::Remove => Work::Remove,
+            JobKind::Power(action) => Work::Power { action, seed: row()?.seed.clone() },
+            JobKind::Provision => {
+                let row = row()?;
+                // Our own, signed by us; one that cannot be read any more promises nothing.
+                let quote = row.quote.clone().open::<Quote>(network);
+                Work::Provision(VmOrder {
+                    lease_id: row.lease_id,
+                    spec: row.spec.clone(),
+                    image: row.spec.image.clone(),
+                    image_digest: row.image_digest,
+                    egress: quote.map_or(Egress::None, |quote| quote.egress),
+                    seed: row.seed.clone(),
+                })
+            }
+        })
+    }
+
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+    /// No new work, and no job is begun any more: what waits is on disk.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.drain();
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -168,20 +253,20 @@ impl Provider {
     pub fn offer(&self) -> Option<&Offer> {
         match &self.offering {
             Offering::Vms(offer) => Some(offer),
-            Offering::Nothing { .. } => None,
+            Offering::Nothing { .. } | Offering::NoRoom { .. } => None,
         }
     }
     /// Why nothing is advertised, if nothing is.
     pub fn silent_because(&self) -> Option<String> {
         match &self.offering {
             _ if self.draining => Some("the node is draining".into()),
-            Offering::Nothing { reason } => Some(reason.clone()),
+            Offering::Nothing { reason } | Offering::NoRoom { reason } => Some(reason.clone()),
             Offering::Vms(offer) if offer.images.is_empty() => Some("it has no image to offer".into()),
             Offering::Vms(offer) if self.ledger.vms() >= offer.max_vms as usize => {
                 Some(format!("all {} VMs are let", offer.max_vms))
             }
-            Offering::Vms(offer) if !offer.minimum.fits_in(self.ledger.not_let()) => {
-                Some(format!("free are {}, less than the minimum of {}", self.ledger.not_let(), offer.minimum))
+            Offering::Vms(offer) if !offer.minimum.fits_in(self.ledger.free()) => {
+                Some(format!("free are {}, less than the minimum of {}", self.ledger.free(), offer.minimum))
             }
             Offering::Vms(_) => None,
         }
@@ -191,12 +276,21 @@ impl Provider {
             Offering::Vms(offer) => {
                 self.grace = offer.grace;
                 self.ledger.set_capacity(Capacity { total: offer.total, max_vms: offer.max_vms });
-                self.ledger.drop_surplus_holds();
+                self.jobs.set_slots(offer.slots);
             }
-            // A host that is busy for a moment still stands by what it has quoted.
-            Offering::Nothing { .. } => self.ledger.set_capacity(Capacity::default()),
+            // A host that is busy for a moment still stands by what it has quoted, with what it had then.
+            Offering::Nothing { .. } | Offering::NoRoom { .. } => {}
         }
         self.offering = offering;
+    }
+    /// Nothing new may be written; what was let already goes on, and ends, all the same.
+    fn must_have_room(&self) -> Result<(), Refusal> {
+        match &self.offering {
+            Offering::NoRoom { reason } => {
+                Err(Refusal::Backend(Fault::new(crate::ErrorCode::Exhausted, reason.clone())))
+            }
+            Offering::Nothing { .. } | Offering::Vms(_) => Ok(()),
+        }
     }
     /// No new work: what was only quoted is taken back, what was granted is honoured.
     pub fn drain(&mut self) {
@@ -225,18 +319,18 @@ impl Provider {
             backend: offer.backend.clone(),
             isolation: offer.isolation,
             egress: offer.egress,
-            free: self.ledger.not_let(),
+            free: self.ledger.free(),
             largest: offer.total,
             price: offer.price.clone(),
             images: offer.images.keys().take(crate::advert::MAX_IMAGES).cloned().collect(),
         })
     }
 
-    pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, request: Request) {
+    pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, block: Option<Block>, request: Request) {
         // What is over frees its place before anybody is told that there is none.
         self.lapse(ctx);
         let (what, answer) = match request {
-            Request::Quote(request) => ("a quote", self.quote(ctx, from, request)),
+            Request::Quote(request) => ("a quote", self.quote(ctx, from, block, request)),
             Request::Decline(quote) => {
                 self.ledger.decline(from, quote);
                 ("a decline", Ok(Response::Declined))
@@ -247,15 +341,22 @@ impl Provider {
             Request::Status(lease_id) => ("a status", self.status(from, lease_id)),
             Request::Watch { lease_id, seen } => return self.watch(ctx, token, from, lease_id, seen),
             Request::Power { lease_id, act, action } => (action.what(), self.power(ctx, from, lease_id, act, action)),
+            Request::RenewQuote { lease_id, duration } => {
+                ("a renewal's quote", self.renew_quote(ctx, from, lease_id, duration))
+            }
+            Request::Renew { quote, renew } => ("a renewal", self.renew(ctx, from, quote, renew)),
+            Request::Countersign(signed) => ("a countersignature", self.countersigned(ctx, from, signed)),
             Request::Board { .. } | Request::Post(_) | Request::Shard(_) => return,
         };
         let response = answer.unwrap_or_else(|refusal| {
             note_refusal(ctx, from, what, &refusal);
             Response::Refused(refusal)
         });
+        // What a lease has come to is said with its end.
+        self.meter(ctx);
         // A confirm replies itself, between its transaction and the start of the VM.
         if !matches!(response, Response::Active { .. }) {
-            ctx.reply(token, response);
+            ctx.reply(token, self.with_cost(response));
         }
         self.answer_watchers(ctx);
     }
@@ -280,20 +381,20 @@ impl Provider {
                 Response::Status(row.status())
             }
         };
-        ctx.reply(token, response);
+        ctx.reply(token, self.with_cost(response));
     }
 
     pub fn advance(&mut self, ctx: &mut Ctx) {
         self.lapse(ctx);
-        if self.stop_again.is_some_and(|at| at <= ctx.now) {
-            self.stop_again = None;
-            self.stop_expired(ctx);
-        }
+        self.warn_of_ends(ctx);
+        self.meter(ctx);
+        self.schedule(ctx);
         self.answer_watchers(ctx);
     }
 
     fn lapse(&mut self, ctx: &mut Ctx) {
-        if self.ledger.next_lapse().is_none_or(|at| at > ctx.now) {
+        let next = self.ledger.next_lapse().into_iter().chain(self.jobs.next_lapse()).min();
+        if next.is_none_or(|at| at > ctx.now) {
             return;
         }
         let over: Vec<(LeaseId, LeaseStage)> = self
@@ -314,7 +415,9 @@ impl Provider {
             }
         }
         let dropped = self.ledger.lapse(ctx.now);
-        ctx.persist(dropped.iter().map(|id| StoreOp::delete(Table::Leases, &id.0)).collect());
+        let mut ops: Vec<StoreOp> = dropped.iter().map(|id| StoreOp::delete(Table::Leases, &id.0)).collect();
+        ops.extend(self.jobs.lapse(ctx.now));
+        ctx.persist(ops);
     }
 
     fn answer_watchers(&mut self, ctx: &mut Ctx) {
@@ -331,13 +434,26 @@ impl Provider {
                 Ok(row) => Response::Status(row.status()),
                 Err(refusal) => Response::Refused(refusal),
             };
-            ctx.reply(watcher.token, response);
+            ctx.reply(watcher.token, self.with_cost(response));
         }
     }
 
-    pub fn next_deadline(&self) -> Option<Timestamp> {
+    pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         let watchers = self.watchers.iter().map(|watcher| watcher.until);
-        self.ledger.next_lapse().into_iter().chain(watchers).chain(self.stop_again).min()
+        let jobs = self.jobs.next_deadline(now).into_iter().chain(self.jobs.next_lapse());
+        self.ledger.next_lapse().into_iter().chain(watchers).chain(jobs).chain(self.next_warning()).min()
+    }
+
+    /// The clock was set, back or forward: a lease lasts as long as it was let for, whatever the time is called.
+    pub fn clock_set(&mut self, ctx: &mut Ctx, by: i64) {
+        let moved = self.ledger.clock_set(by);
+        let mut ops: Vec<StoreOp> = moved.iter().filter_map(|id| self.ledger.lease(*id)).map(put).collect();
+        ops.extend(self.metering.clock_set(by));
+        ctx.persist(ops);
+        let (way, by) = (if by < 0 { "back" } else { "forward" }, Millis(by.unsigned_abs()));
+        let message =
+            format!("this host's clock was set {way} by {by}: {} leases end when they would have", moved.len());
+        ctx.event(EventKind::System, Severity::Warning, message, None);
     }
 
     /// The clock was set back: what had so long to go has as long still.
@@ -346,22 +462,14 @@ impl Provider {
         for watcher in &mut self.watchers {
             watcher.until = watcher.until.set_back(by);
         }
-        self.stop_again = self.stop_again.map(|at| at.set_back(by));
+        self.jobs.clock_set_back(by);
+        self.metering.clock_set_back(by);
+        self.looks.clock_set_back(by);
     }
 }
 
 fn put(row: &LeaseRow) -> StoreOp {
     StoreOp::put(Table::Leases, &row.lease_id.0, row)
-}
-
-fn start_effect(row: &LeaseRow) -> Effect {
-    Effect::StartVm(Box::new(VmOrder {
-        lease_id: row.lease_id,
-        spec: row.spec.clone(),
-        image: row.spec.image.clone(),
-        image_digest: row.image_digest,
-        seed: row.seed.clone(),
-    }))
 }
 
 /// What an honest requestor never does is recorded.

@@ -1,21 +1,31 @@
 //! From a question to an active lease, and its release.
-use super::{Offering, Provider, SKEW, put, start_effect};
+use super::metering::keys_of;
+use super::{Offering, Provider, SKEW, put};
 use crate::core::{Ctx, EventKind, Severity};
 use crate::envelope::{Sealed, Signed};
 use crate::identity::PeerId;
+use crate::job::JobKind;
 use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, Grant, PROVISIONAL, QUOTE_HOLD, Quote};
 use crate::ledger::{HOLD_REUSED, Hold, LeaseRow};
 use crate::message::{ConfirmReq, LeaseStage, ProvisionStep, QuoteReq, Response, VmPhase};
 use crate::names::{LeaseId, QuoteId};
 use crate::refusal::Refusal;
 use crate::seed::Seed;
+use crate::shard::Block;
 use crate::units::{Millis, Timestamp};
 
 impl Provider {
-    pub(super) fn quote(&mut self, ctx: &mut Ctx, from: PeerId, request: QuoteReq) -> Result<Response, Refusal> {
+    pub(super) fn quote(
+        &mut self,
+        ctx: &mut Ctx,
+        from: PeerId,
+        block: Option<Block>,
+        request: QuoteReq,
+    ) -> Result<Response, Refusal> {
         if self.draining {
             return Err(Refusal::NotProviding);
         }
+        self.must_have_room()?;
         let Offering::Vms(offer) = &self.offering else { return Err(Refusal::NotProviding) };
         let predecessors = ctx.revoked.predecessors(from);
         if !offer.policy.serves(from, &predecessors) {
@@ -47,12 +57,13 @@ impl Provider {
             let old = hold.quote.quote_id;
             self.ledger.decline(from, old);
         }
+        let keys = keys_of(ctx, from);
+        self.affords(&keys, &offer.price, spec.duration)?;
         if let Some(tier) = self.quotas.of(from, &predecessors) {
-            let keys = [&[from], &predecessors[..]].concat();
             self.ledger.admit_to_tier(ctx.now, &keys, tier, spec.resources)?;
         }
-        self.ledger.trim_holds(ctx.now, from)?;
         self.ledger.admit(spec.resources)?;
+        self.ledger.make_room(ctx.now, from, block)?;
         let quote = Quote {
             network: ctx.network.clone(),
             provider: ctx.me(),
@@ -67,12 +78,13 @@ impl Provider {
             price: offer.price.clone(),
             issued: ctx.now,
             hold_until: ctx.now + QUOTE_HOLD,
+            contested: self.ledger.is_contested(ctx.now, spec.resources),
             spec,
         };
         let quote = Sealed::seal(quote, ctx.key);
         let signed = quote.signed().clone();
         let until = quote.hold_until;
-        self.ledger.hold(Hold { quote, create_id, until });
+        self.ledger.hold(Hold { quote, create_id, block, until });
         Ok(Response::Quote(signed))
     }
 
@@ -94,7 +106,10 @@ impl Provider {
         if accept.expires + SKEW <= ctx.now || accept.expires > ctx.now + ACCEPT_LIFE + SKEW {
             return Err(Refusal::Expired("the accept".into()));
         }
+        self.must_have_room()?;
         let quote = self.ledger.held(ctx.now, &accept)?.quote.clone();
+        self.ledger.admit(quote.spec.resources)?;
+        self.affords(&keys_of(ctx, from), &quote.price, quote.spec.duration)?;
         let provisional_until = ctx.now + PROVISIONAL;
         let grant = Grant {
             network: ctx.network.clone(),
@@ -129,6 +144,9 @@ impl Provider {
             revision: 1,
             acts: Vec::new(),
             fault: None,
+            price: Some(quote.price.clone()),
+            unpaid: false,
+            renewal: None,
         };
         ctx.persist(vec![put(&row)]);
         self.ledger.commit(quote.quote_id, row);
@@ -178,10 +196,11 @@ impl Provider {
         row.vm = VmPhase::Provisioning(ProvisionStep::Image);
         row.touch();
         let row = row.clone();
-        ctx.persist(vec![put(&row)]);
+        let mut ops = vec![put(&row)];
+        ops.extend(self.jobs.order(ctx.now, row.lease_id, JobKind::Provision, None, VmPhase::Waiting));
+        ctx.persist(ops);
         let response = Response::Active { active, status: row.status() };
         ctx.reply(token, response.clone());
-        ctx.effect(start_effect(&row));
         let message = format!("lease {} is active: {}, image {}", row.lease_id, row.spec.resources, row.spec.image);
         ctx.event(EventKind::Market, Severity::Info, message, Some(from.to_string()));
         Ok(response)
@@ -211,7 +230,7 @@ impl Provider {
 }
 
 /// A signed message must be between the two ends of the connection it came over.
-fn parties(ctx: &Ctx, from: PeerId, requestor: PeerId, provider: PeerId) -> Result<(), Refusal> {
+pub(super) fn parties(ctx: &Ctx, from: PeerId, requestor: PeerId, provider: PeerId) -> Result<(), Refusal> {
     if requestor != from {
         return Err(Refusal::BadSignature("it was signed by another peer than the one that sent it".into()));
     }

@@ -1,8 +1,10 @@
 //! A lease that is let: switching its VM, hearing of it, and ending it.
-use super::{Provider, STOP_AGAIN, note_refusal, put, start_effect};
-use crate::core::{Ctx, Effect, EventKind, Severity, VmReport};
+use super::{Provider, note_refusal, put};
+use crate::core::{Ctx, EventKind, Severity, StoreOp};
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
+use crate::job::{JobId, JobKind, JobReport, JobRow, JobState};
+use crate::ledger::LeaseRow;
 use crate::message::{LeaseStage, PowerAction, ProvisionStep, Response, VmPhase};
 use crate::names::{ActId, LeaseId};
 use crate::refusal::Refusal;
@@ -14,7 +16,7 @@ impl Provider {
         if row.stage == LeaseStage::Ended {
             return;
         }
-        let never_started = row.stage == LeaseStage::Provisional;
+        let (never_started, before) = (row.stage == LeaseStage::Provisional, row.vm);
         row.stage = LeaseStage::Ended;
         row.ended_at = ctx.now;
         row.wants_power = false;
@@ -22,11 +24,11 @@ impl Provider {
         row.vm = if never_started { VmPhase::Gone } else { VmPhase::Destroying };
         row.seed.clear();
         row.touch();
-        let op = put(row);
-        ctx.persist(vec![op]);
+        let mut ops = vec![put(row)];
         if !never_started {
-            ctx.effect(Effect::DestroyVm(lease_id));
+            ops.extend(self.jobs.order(ctx.now, lease_id, JobKind::Remove, None, before));
         }
+        ctx.persist(ops);
         ctx.event(EventKind::Market, Severity::Info, format!("lease {lease_id} has ended"), None);
     }
 
@@ -38,14 +40,22 @@ impl Provider {
         act: ActId,
         action: PowerAction,
     ) -> Result<Response, Refusal> {
-        let row = self.ledger.owned_mut(from, lease_id)?;
+        let row = self.ledger.owned(from, lease_id)?;
         if row.acts.contains(&act) {
             return Ok(Response::Status(row.status()));
         }
-        let wrong = |wanted: &str| Err(Refusal::WrongState { is: row.vm.word().to_owned(), wanted: wanted.to_owned() });
+        let is = row.vm.word();
+        let wrong = |wanted: &str| Err(Refusal::WrongState { is: is.to_owned(), wanted: wanted.to_owned() });
         if row.stage != LeaseStage::Active {
             return wrong("leased");
         }
+        if self.jobs.is_full(lease_id) {
+            return Err(Refusal::TooManyRequests { retry_after_s: 1 });
+        }
+        if action == PowerAction::Start {
+            self.may_start(ctx, row)?;
+        }
+        let row = self.ledger.owned_mut(from, lease_id)?;
         let next = match (action, row.vm) {
             (PowerAction::Start, VmPhase::Stopped) => VmPhase::Booting,
             // It is made again where it has vanished, and started where it has only died.
@@ -59,90 +69,146 @@ impl Provider {
             (PowerAction::Restart, VmPhase::Running | VmPhase::Booting) => VmPhase::Stopping,
             (PowerAction::Restart, _) => return wrong("running"),
         };
-        row.vm = next;
+        let kind = match next {
+            VmPhase::Provisioning(_) => JobKind::Provision,
+            _ => JobKind::Power(action),
+        };
+        let before = std::mem::replace(&mut row.vm, next);
         row.wants_power = !matches!(action, PowerAction::Stop { .. });
         row.fault = None;
+        row.unpaid &= !row.wants_power;
         row.acted(act);
         row.touch();
-        let (op, status) = (put(row), row.status());
-        let effect = match next {
-            VmPhase::Provisioning(_) => start_effect(row),
-            _ => Effect::PowerVm { lease_id, action },
-        };
-        ctx.persist(vec![op]);
-        ctx.effect(effect);
+        let (mut ops, status) = (vec![put(row)], row.status());
+        ops.extend(self.jobs.order(ctx.now, lease_id, kind, Some(act), before));
+        ctx.persist(ops);
         Ok(Response::Status(status))
     }
 
-    /// What the vm worker says. A phase that only repeats changes nothing.
-    pub fn vm_report(&mut self, ctx: &mut Ctx, lease_id: LeaseId, report: VmReport) {
-        let Some(row) = self.ledger.row_mut(lease_id) else { return };
-        let (ended, expired) = (row.stage == LeaseStage::Ended, row.stage == LeaseStage::Expired);
+    /// What whoever does a job says. A job that is over says nothing any more.
+    pub fn job_report(&mut self, ctx: &mut Ctx, id: JobId, report: JobReport) {
+        let Some(job) = self.jobs.get(id).filter(|row| row.state == JobState::Running) else { return };
+        let (lease_id, kind) = (job.lease_id, job.kind);
         match report {
-            VmReport::Phase(VmPhase::Gone) if ended && row.vm != VmPhase::Gone => {
+            JobReport::Phase(phase) => {
+                let only_waits = phase == VmPhase::Booting;
+                let ops = if only_waits { self.jobs.waits_for_guest(ctx.now, id) } else { Vec::new() };
+                match kind {
+                    JobKind::Remove => ctx.persist(ops),
+                    _ if self.jobs.has_newer(lease_id, id) => self.note_run(ctx, lease_id, phase, ops),
+                    _ => self.vm_is(ctx, lease_id, phase, ops),
+                }
+            }
+            JobReport::Done(phase) => {
+                let ops = self.jobs.over(ctx.now, id, JobState::Done, None);
+                match self.jobs.has_newer(lease_id, id) {
+                    true => self.note_run(ctx, lease_id, phase, ops),
+                    false => self.vm_is(ctx, lease_id, phase, ops),
+                }
+            }
+            JobReport::Failed { phase, fault } => self.job_failed(ctx, id, phase, fault),
+        }
+        self.answer_watchers(ctx);
+    }
+
+    fn job_failed(&mut self, ctx: &mut Ctx, id: JobId, phase: VmPhase, fault: Fault) {
+        let Some((lease_id, kind)) = self.jobs.get(id).map(|job| (job.lease_id, job.kind)) else { return };
+        let expired = self.ledger.lease(lease_id).is_some_and(|row| row.stage == LeaseStage::Expired);
+        let insist = kind == JobKind::Remove || expired && is_on(phase);
+        if let Some(op) = self.jobs.again(ctx.now, id, &fault, insist) {
+            return ctx.persist(vec![op]);
+        }
+        let mut ops = self.jobs.over(ctx.now, id, JobState::Failed, Some(fault.clone()));
+        if kind == JobKind::Provision || phase == VmPhase::Failed {
+            return self.vm_failed(ctx, lease_id, fault, ops);
+        }
+        // Where something else is to be done already, its tenant waits for that.
+        let last = !self.jobs.has_newer(lease_id, id);
+        if let Some(row) = self.ledger.row_mut(lease_id).filter(|_| last) {
+            row.vm = phase;
+            row.fault = Some(fault);
+            row.touch();
+            ops.push(put(row));
+        }
+        ctx.persist(ops);
+    }
+
+    /// The operator takes a job back. A VM that never ran ends its lease; another one stands where it stood before.
+    pub fn cancel_job(&mut self, ctx: &mut Ctx, id: JobId) {
+        let Some(job) = self.jobs.get(id).filter(|job| may_cancel(job).is_ok()) else { return };
+        let (lease_id, kind, before) = (job.lease_id, job.kind, job.before);
+        let fault =
+            Fault::new(ErrorCode::Unavailable, format!("the provider's operator has cancelled the {}", kind.word()));
+        let mut ops = self.jobs.drop(ctx.now, id, Some(fault.clone()));
+        if kind == JobKind::Provision {
+            return self.vm_failed(ctx, lease_id, fault, ops);
+        }
+        if let Some(row) = self.ledger.row_mut(lease_id) {
+            row.vm = before;
+            row.wants_power = is_on(before);
+            row.fault = Some(fault);
+            row.touch();
+            ops.push(put(row));
+        }
+        ctx.persist(ops);
+    }
+
+    /// Something else is to be done to it already: where it stands now is not what its tenant waits for.
+    fn note_run(&mut self, ctx: &mut Ctx, lease_id: LeaseId, phase: VmPhase, mut ops: Vec<StoreOp>) {
+        let first = |row: &&mut LeaseRow| phase == VmPhase::Running && !row.ran;
+        if let Some(row) = self.ledger.row_mut(lease_id).filter(first) {
+            row.ran = true;
+            ops.push(put(row));
+        }
+        ctx.persist(ops);
+    }
+
+    /// Where a VM stands now. A phase that only repeats changes nothing. `ops` are kept with it.
+    pub(super) fn vm_is(&mut self, ctx: &mut Ctx, lease_id: LeaseId, phase: VmPhase, mut ops: Vec<StoreOp>) {
+        let Some(row) = self.ledger.row_mut(lease_id) else { return ctx.persist(ops) };
+        match (row.stage, phase) {
+            (LeaseStage::Ended, VmPhase::Gone) if row.vm != VmPhase::Gone => {
                 row.vm = VmPhase::Gone;
                 // From now on it is only kept so that a late question gets a true answer.
                 row.ended_at = ctx.now;
                 row.touch();
+                ops.push(put(row));
             }
-            // A late report about a VM that is being taken down says nothing.
-            _ if ended => return,
-            // Nor does one about a VM that nobody has ordered yet.
-            _ if row.stage == LeaseStage::Provisional => return,
-            VmReport::Phase(VmPhase::Gone) => {
+            (LeaseStage::Ended | LeaseStage::Provisional, _) => {}
+            (_, VmPhase::Gone) => {
                 // Its disk went with it: a new one under the old name is made only when its tenant says so.
                 row.wants_power = false;
-                return self.vm_failed(ctx, lease_id, vanished());
+                return self.vm_failed(ctx, lease_id, vanished(), ops);
             }
-            VmReport::Phase(phase) if phase == row.vm => return,
-            VmReport::Phase(phase) => {
+            _ if phase == row.vm => {}
+            _ => {
                 row.vm = phase;
                 row.ran |= phase == VmPhase::Running;
                 if phase == VmPhase::Running {
                     row.fault = None;
                 }
                 row.touch();
+                ops.push(put(row));
             }
-            VmReport::ActionFailed { phase, fault } => {
-                row.vm = phase;
-                row.fault = Some(fault);
-                row.touch();
-            }
-            VmReport::Failed(fault) => return self.vm_failed(ctx, lease_id, fault),
         }
-        let runs_on = expired && is_on(row.vm);
-        let op = put(row);
-        ctx.persist(vec![op]);
-        if runs_on {
-            self.stop_again.get_or_insert(ctx.now + STOP_AGAIN);
-        }
-        self.answer_watchers(ctx);
+        ctx.persist(ops);
     }
 
     /// A VM that never ran ends its lease; one that has run keeps its disk for its tenant.
-    fn vm_failed(&mut self, ctx: &mut Ctx, lease_id: LeaseId, fault: Fault) {
+    fn vm_failed(&mut self, ctx: &mut Ctx, lease_id: LeaseId, fault: Fault, mut ops: Vec<StoreOp>) {
         let message = format!("the VM of lease {lease_id} failed: {}", fault.message);
-        ctx.event(EventKind::Vm, Severity::Warning, message, None);
-        let Some(row) = self.ledger.row_mut(lease_id) else { return };
+        let Some(row) = self.ledger.row_mut(lease_id) else { return ctx.persist(ops) };
         if row.ran {
             row.vm = VmPhase::Failed;
             row.fault = Some(fault);
             row.touch();
-            let op = put(row);
-            ctx.persist(vec![op]);
+            ops.push(put(row));
+            ctx.persist(ops);
         } else {
+            ctx.persist(ops);
             self.end(ctx, lease_id, Some(fault));
         }
-        self.answer_watchers(ctx);
-    }
-
-    /// Switches off what runs although its lease has expired.
-    pub(super) fn stop_expired(&mut self, ctx: &mut Ctx) {
-        let running = self.ledger.leases().filter(|row| row.stage == LeaseStage::Expired && is_on(row.vm));
-        for lease_id in running.map(|row| row.lease_id).collect::<Vec<_>>() {
-            ctx.effect(Effect::PowerVm { lease_id, action: PowerAction::Stop { force: true } });
-            self.stop_again.get_or_insert(ctx.now + STOP_AGAIN);
-        }
+        ctx.event(EventKind::Vm, Severity::Warning, message, None);
     }
 
     pub fn authorise_tunnel(&mut self, ctx: &mut Ctx, from: PeerId, lease_id: LeaseId) -> Result<(), Refusal> {
@@ -160,19 +226,32 @@ impl Provider {
     pub(super) fn expire(&mut self, ctx: &mut Ctx, lease_id: LeaseId) {
         let grace = self.grace;
         let Some(row) = self.ledger.row_mut(lease_id) else { return };
-        let is_off = matches!(row.vm, VmPhase::Stopped | VmPhase::Failed);
+        let (before, is_off) = (row.vm, matches!(row.vm, VmPhase::Stopped | VmPhase::Failed));
         row.stage = LeaseStage::Expired;
         row.keep_until = row.ends_at + grace;
         row.wants_power = false;
         row.vm = if is_off { row.vm } else { VmPhase::Stopping };
         row.touch();
-        let op = put(row);
-        ctx.persist(vec![op]);
+        let mut ops = vec![put(row)];
         if !is_off {
-            ctx.effect(Effect::PowerVm { lease_id, action: PowerAction::Stop { force: true } });
+            let stop = JobKind::Power(PowerAction::Stop { force: true });
+            ops.extend(self.jobs.order(ctx.now, lease_id, stop, None, before));
         }
+        ctx.persist(ops);
         ctx.event(EventKind::Market, Severity::Info, format!("lease {lease_id} has expired"), None);
     }
+}
+
+/// A removal is a promise: capacity that is sold again counts on it.
+pub fn may_cancel(job: &JobRow) -> Result<(), Fault> {
+    let why = match (job.state, job.kind) {
+        (state, _) if state.is_over() => format!("job {} is over: {}", job.id, state.word()),
+        (_, JobKind::Remove) => {
+            format!("job {} removes a VM that nobody leases any more, and is not taken back", job.id)
+        }
+        _ => return Ok(()),
+    };
+    Err(Fault::new(ErrorCode::WrongState, why).hint("'golemnode job list' shows those that can be cancelled"))
 }
 
 fn vanished() -> Fault {
@@ -180,6 +259,6 @@ fn vanished() -> Fault {
         .hint("start it to have it made anew, empty; or destroy it")
 }
 
-fn is_on(phase: VmPhase) -> bool {
+pub(super) fn is_on(phase: VmPhase) -> bool {
     matches!(phase, VmPhase::Booting | VmPhase::Running | VmPhase::Suspended)
 }

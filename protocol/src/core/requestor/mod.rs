@@ -12,7 +12,9 @@
 mod checks;
 mod negotiate;
 mod past;
+mod receipts;
 mod release;
+mod renewing;
 mod tenancy;
 
 use super::{Ctx, Effect, RpcFailure, StoreOp, Table};
@@ -27,9 +29,13 @@ use crate::message::{LeaseStatus, PowerAction, Request, Response};
 use crate::money::Amount;
 use crate::names::{ActId, CreateId, Digest, LeaseId, Network, VmName};
 use crate::ranking::Experience;
+use crate::renewal::{RenewQuote, Renewal};
 use crate::spec::{Query, VmSpec};
 use crate::units::{Millis, Timestamp};
-use release::Release;
+use receipts::Bills;
+pub use release::Release;
+pub use renewing::Agreed;
+use renewing::Renewing;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,6 +141,10 @@ pub struct Deal {
     pub confirm: Option<Signed>,
     pub active: Option<Signed>,
     pub ends_at: Timestamp,
+    #[serde(default)]
+    pub renewal: Option<Renewal>,
+    #[serde(default)]
+    pub agreed: Option<Agreed>,
 }
 
 impl Rental {
@@ -152,7 +162,15 @@ impl Rental {
             grant: deal.grant.as_ref()?.into(),
             confirm: deal.confirm.as_ref().map(Into::into),
             active: deal.active.as_ref().map(Into::into),
+            renewal: deal.renewal.as_ref().map(Into::into),
         })
+    }
+    /// What an hour costs now: as quoted, or as it was renewed.
+    pub fn costs(&self, network: &Network) -> Option<Amount> {
+        let renewal = self.deal.as_ref().and_then(|deal| deal.renewal.as_ref());
+        let renewed = renewal.and_then(|last| last.quote.clone().open::<RenewQuote>(network).ok());
+        let renewed = renewed.map(|quote| quote.price.per_hour);
+        renewed.or_else(|| self.terms(network).map(|terms| terms.price.per_hour))
     }
     fn is_creating(&self) -> bool {
         !self.ran && !matches!(self.phase, Phase::Releasing | Phase::Failed)
@@ -170,6 +188,8 @@ impl std::fmt::Debug for Rental {
 struct Work {
     asked: BTreeMap<u64, (PeerId, Timestamp)>,
     quotes: Vec<Sealed<Quote>>,
+    /// Others were asked because all of those may sell to somebody else first.
+    widened: bool,
     /// Providers that may answer better in a moment: how often they did not, and what came instead.
     shaky: BTreeMap<PeerId, (u32, Fault)>,
     /// When those are asked again.
@@ -218,6 +238,8 @@ pub struct Requestor {
     experience: BTreeMap<PeerId, (u64, Experience)>,
     lessons: u64,
     history: History,
+    bills: Bills,
+    renewing: Renewing,
     /// The board as it was last looked at, and whether it was settled.
     board_seen: (u64, Option<Timestamp>),
     /// Creates of an earlier run, for which nobody waits: what was begun is brought to its end, nothing new is begun.
@@ -259,6 +281,7 @@ impl Requestor {
                 Phase::Failed => {}
             }
         }
+        self.resume_renewals(ctx);
         for release in self.releases.values_mut() {
             release.wake_now(ctx.now);
         }
@@ -332,6 +355,9 @@ impl Requestor {
         if let Some(lease_id) = self.releases.values().find(|release| release.rpc == Some(rpc)).map(|r| r.lease_id) {
             return self.release_answered(ctx, lease_id, result);
         }
+        if self.renewal_answered(ctx, rpc, &result) {
+            return;
+        }
         if let Some(peer) = self.late.remove(&rpc) {
             return late_quote(ctx, peer, result);
         }
@@ -378,6 +404,7 @@ impl Requestor {
             self.step(ctx, board, id);
         }
         self.advance_releases(ctx);
+        self.advance_renewals(ctx);
     }
 
     /// The board has changed: who waits for a provider looks again, soon.
@@ -452,7 +479,7 @@ impl Requestor {
 
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let rentals = self.rentals.values().filter_map(|rental| self.due_at(rental));
-        rentals.chain(self.releases.values().filter_map(Release::wake)).min()
+        rentals.chain(self.releases.values().filter_map(Release::wake)).chain(self.next_renewal()).min()
     }
 
     fn learn(&mut self, peer: PeerId, change: impl FnOnce(&mut Experience)) {
@@ -487,6 +514,7 @@ impl Requestor {
                 power.until = power.until.set_back(by);
             }
         }
+        self.renewals_set_back(by);
         for release in self.releases.values_mut() {
             release.clock_set_back(by);
         }

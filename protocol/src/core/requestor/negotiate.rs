@@ -6,7 +6,7 @@ use crate::core::{Ctx, Effect, RpcFailure};
 use crate::envelope::Sealed;
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
-use crate::lease::{ACCEPT_LIFE, Accept, Confirm, FIRST_CONFIRM};
+use crate::lease::{ACCEPT_LIFE, Accept, Confirm, FIRST_CONFIRM, Quote};
 use crate::message::{ConfirmReq, QuoteReq, Request, Response};
 use crate::names::{CreateId, Digest, LeaseId};
 use crate::ranking::{self, Full};
@@ -137,7 +137,7 @@ impl Requestor {
             work.wake = Some(searched_by);
             return;
         }
-        work.looked = ctx.now;
+        (work.looked, work.widened) = (ctx.now, false);
         let candidates = match self.candidates(ctx, board, id) {
             Ok(candidates) => candidates,
             Err(Instead::Wait(until)) => {
@@ -146,6 +146,16 @@ impl Requestor {
             }
             Err(Instead::Fail(fault)) => return self.fail(ctx, id, fault),
         };
+        self.ask_for_quotes(ctx, id, candidates);
+        if let Some(rental) = self.rentals.get_mut(&id) {
+            rental.phase = Phase::Quoting;
+            mark(&mut rental.marks.discovered, ctx.now);
+        }
+        ctx.effect(Effect::Rental(id));
+    }
+
+    /// The best few of them.
+    fn ask_for_quotes(&mut self, ctx: &mut Ctx, id: CreateId, candidates: Vec<&Entry>) {
         let Some(rental) = self.rentals.get(&id) else { return };
         let dearest = candidates.iter().map(|entry| entry.advert.terms.price.per_hour).max().unwrap_or_default();
         let scored = candidates
@@ -167,11 +177,30 @@ impl Requestor {
             let rpc = ctx.send(peer, Request::Quote(QuoteReq { create_id: id, spec: spec.clone() }));
             work.asked.insert(rpc, (peer, ctx.now));
         }
-        if let Some(rental) = self.rentals.get_mut(&id) {
-            rental.phase = Phase::Quoting;
-            mark(&mut rental.marks.discovered, ctx.now);
+    }
+
+    /// All that were asked may sell to others first. True if there is somebody else to ask; once for each choice.
+    fn asks_others(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, quotes: &[Sealed<Quote>]) -> bool {
+        let Some(work) = self.work.get_mut(&id) else { return false };
+        if std::mem::replace(&mut work.widened, true) || !quotes.iter().all(|quote| quote.contested) {
+            return false;
         }
-        ctx.effect(Effect::Rental(id));
+        let Some(rental) = self.rentals.get(&id) else { return false };
+        let (me, work) = (ctx.me(), &self.work[&id]);
+        let is_new = |peer: PeerId| {
+            let out = rental.tried.iter().any(|(tried, _)| *tried == peer) || work.shaky.contains_key(&peer);
+            peer != me && !out && quotes.iter().all(|quote| quote.provider != peer)
+        };
+        let named = |peer: PeerId| rental.provider.is_none_or(|wanted| wanted == peer);
+        let others: Vec<&Entry> = board
+            .query(ctx.now, &rental.query)
+            .filter(|entry| is_new(entry.advert.provider) && named(entry.advert.provider))
+            .collect();
+        let some = !others.is_empty();
+        if some {
+            self.ask_for_quotes(ctx, id, others);
+        }
+        some
     }
 
     /// Whom to ask: who is new first, then who said lately that it is full, and at last who did not answer, after a pause.
@@ -240,7 +269,9 @@ impl Requestor {
         let outcome = match result {
             Ok(Response::Quote(signed)) => check_quote(ctx, rental, peer, signed),
             other => {
-                self.note_full(ctx.now, board, peer, &other);
+                if let Ok(Response::Refused(refusal)) = &other {
+                    self.note_full(ctx.now, board, peer, refusal);
+                }
                 Err(refused(other))
             }
         };
@@ -274,8 +305,18 @@ impl Requestor {
             }
             return self.look_again(ctx, board, id);
         }
+        if self.asks_others(ctx, board, id, &quotes) {
+            let work = self.work.entry(id).or_default();
+            work.quotes = quotes;
+            return;
+        }
         // Those still silent are not asked again by this create, but nothing is held against them.
-        quotes.sort_by(|a, b| (a.price.per_hour, b.isolation).cmp(&(b.price.per_hour, a.isolation)));
+        // One that others may take first is the last choice: it would cost a try.
+        quotes.sort_by(|a, b| {
+            let order =
+                |quote: &Sealed<Quote>| (quote.contested, quote.price.per_hour, std::cmp::Reverse(quote.isolation));
+            order(a).cmp(&order(b))
+        });
         let best = quotes.remove(0);
         for loser in quotes {
             ctx.send(loser.provider, Request::Decline(loser.quote_id));
@@ -306,6 +347,8 @@ impl Requestor {
             confirm: None,
             active: None,
             ends_at: Timestamp(0),
+            renewal: None,
+            agreed: None,
         });
         ctx.persist(vec![put(rental)]);
         ctx.effect(Effect::Rental(id));
@@ -335,6 +378,7 @@ impl Requestor {
             // A lost answer says nothing: the same words are sent again.
             Err(_) => return self.again(ctx, id),
             Ok(Response::Refused(refusal)) if refusal.is_transient() => return self.again(ctx, id),
+            Ok(Response::Refused(refusal)) if refusal.is_full() => return self.sold_out(ctx, board, id, refusal),
             other => Some(Err(refused(other))),
         };
         let grant = match grant {
@@ -432,6 +476,23 @@ impl Requestor {
 
     /// This provider is out: what may have been agreed is released on disk first, then the next best is asked.
     pub(super) fn deal_failed(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, fault: Fault) {
+        let provider = self.rentals.get(&id).and_then(|rental| rental.deal.as_ref()).map(|deal| deal.provider);
+        if let Some(provider) = provider.filter(|_| !self.unattended.contains(&id)) {
+            self.learn(provider, |experience| experience.failed += 1);
+        }
+        self.deal_over(ctx, board, id, fault);
+    }
+
+    /// Somebody else was quicker: no fault of the provider's.
+    fn sold_out(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, refusal: Refusal) {
+        let provider = self.rentals.get(&id).and_then(|rental| rental.deal.as_ref()).map(|deal| deal.provider);
+        if let Some(provider) = provider {
+            self.note_full(ctx.now, board, provider, &refusal);
+        }
+        self.deal_over(ctx, board, id, Fault::from(refusal).from_peer());
+    }
+
+    fn deal_over(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, fault: Fault) {
         if self.unattended.contains(&id) {
             return self.fail(ctx, id, fault);
         }
@@ -443,7 +504,6 @@ impl Requestor {
         ops.push(put(rental));
         ctx.persist(ops);
         if let Some(provider) = provider {
-            self.learn(provider, |experience| experience.failed += 1);
             self.turned_down(ctx, id, provider, fault);
         }
         self.look_again(ctx, board, id);
@@ -464,8 +524,8 @@ impl Requestor {
     }
 
     /// Full is a provider until its next advert; other creates of this node need not find that out each for itself.
-    fn note_full(&mut self, now: Timestamp, board: &Board, peer: PeerId, result: &Result<Response, RpcFailure>) {
-        if let (Ok(Response::Refused(Refusal::Exhausted { free, .. })), Some(entry)) = (result, board.get(now, peer)) {
+    fn note_full(&mut self, now: Timestamp, board: &Board, peer: PeerId, refusal: &Refusal) {
+        if let (Refusal::Exhausted { free, .. }, Some(entry)) = (refusal, board.get(now, peer)) {
             let full = Full { seq: entry.advert.seq, free: *free };
             self.learn(peer, |experience| experience.full = Some(full));
         }

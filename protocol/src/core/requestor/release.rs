@@ -138,6 +138,9 @@ impl Requestor {
     }
 
     pub(super) fn release_answered(&mut self, ctx: &mut Ctx, lease_id: LeaseId, result: Result<Response, RpcFailure>) {
+        if let Ok(Response::Status(status)) = &result {
+            self.take_receipt(ctx, status);
+        }
         let Some(release) = self.releases.get_mut(&lease_id) else { return };
         release.rpc = None;
         match result {

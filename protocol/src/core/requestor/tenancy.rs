@@ -3,7 +3,7 @@ use super::checks::refused;
 use super::negotiate::mark;
 use super::{MAX_POWERS, POWER_TRIES, Phase, Power, Requestor, UNANSWERED, no_such_vm, put};
 use crate::board::Board;
-use crate::core::{Ctx, Effect, RpcFailure};
+use crate::core::{Ctx, Effect, EventKind, RpcFailure, Severity};
 use crate::error::{ErrorCode, Fault};
 use crate::message::{LeaseStage, LeaseStatus, PowerAction, Request, Response, VmPhase};
 use crate::names::{ActId, CreateId};
@@ -88,6 +88,7 @@ impl Requestor {
 
     /// What the provider says about our VM; an answer that was overtaken says nothing. True if it was news.
     pub(super) fn take_status(&mut self, ctx: &mut Ctx, board: &Board, id: CreateId, status: LeaseStatus) -> bool {
+        self.take_receipt(ctx, &status);
         let Some(rental) = self.rentals.get_mut(&id) else { return false };
         if rental.deal.as_ref().is_none_or(|deal| deal.lease_id != status.lease_id) {
             return false;
@@ -96,11 +97,17 @@ impl Requestor {
             return false;
         }
         // The start's receipt is kept with the deal; what a peer says beside it is bounded before it is kept.
-        let status = LeaseStatus { fault: status.fault.map(Fault::from_peer), active: None, ..status };
+        let status = LeaseStatus { fault: status.fault.map(Fault::from_peer), active: None, receipt: None, ..status };
         rental.seen = ctx.now;
         let back = rental.unreachable_since.take().is_some();
         rental.fault = status.fault.clone();
         let before = rental.status.replace(status.clone());
+        let warned = before.as_ref().is_some_and(|before| before.credit_ends.is_some());
+        if let Some(at) = status.credit_ends.filter(|_| !warned) {
+            let (name, lasts) = (rental.name.to_string(), at - ctx.now);
+            let message = format!("VM '{name}' stops in {lasts}, when your credit with its provider is used up");
+            ctx.event(EventKind::Market, Severity::Warning, message, Some(name));
+        }
         let changed = before.as_ref() != Some(&status);
         if matches!(status.vm, VmPhase::Booting | VmPhase::Running) {
             mark(&mut rental.marks.provisioned, ctx.now);

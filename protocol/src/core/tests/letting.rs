@@ -2,13 +2,44 @@
 use super::*;
 
 #[test]
-fn a_hold_that_is_over_frees_its_place_before_the_next_is_asked() {
+fn a_hold_stands_until_somebody_else_has_accepted() {
     let mut node = Node::provider(1);
-    node.quote(2, 1).unwrap();
-    assert!(matches!(node.quote(3, 1), Err(Refusal::Exhausted { .. })));
-    // No tick comes between.
+    let slow = node.quote(2, 1).unwrap();
+    let quick = node.quote(3, 1).unwrap();
+    assert!(node.accept(3, 1, &quick).is_ok(), "who only asks keeps nobody from renting");
+    assert!(matches!(node.accept(2, 1, &slow), Err(Refusal::Exhausted { .. })));
+    assert!(matches!(node.quote(4, 1), Err(Refusal::Exhausted { .. })));
+    // What was granted and not confirmed is free again after 30 s, and nothing has to happen between.
     node.now = node.now + Millis::secs(30);
-    assert!(node.quote(3, 1).is_ok());
+    let again = node.quote(4, 1).unwrap();
+    assert!(node.accept(4, 1, &again).is_ok());
+}
+
+#[test]
+fn holds_are_few_for_a_block_of_addresses_and_in_all() {
+    let mut node = Node::provider(9);
+    let ask = |node: &mut Node, from: u16, block: u8| {
+        node.token += 1;
+        let mut secret = [9; 32];
+        secret[..2].copy_from_slice(&from.to_le_bytes());
+        let request = Request::Quote(QuoteReq { create_id: CreateId([1; 16]), spec: spec() });
+        let block = Some(crate::shard::Block::V4([198, 51, block]));
+        let (from, body) = (Keypair::from_secret(&secret).peer_id(), Frame::encode(node.now, request));
+        let effects = node.input(Input::Request { token: node.token, from, block, body });
+        let reply = effects.into_iter().find_map(|effect| match effect {
+            Effect::Reply { body, .. } => Some(Frame::<Response>::decode(&body).unwrap().body),
+            _ => None,
+        });
+        matches!(reply, Some(Response::Quote(_)))
+    };
+    let given = (0..200).filter(|n| ask(&mut node, *n, 1)).count();
+    assert_eq!(given, HOLDS_PER_BLOCK, "as many as one site has");
+    let given = (0..1000).filter(|n| ask(&mut node, 1000 + *n, (n % 100) as u8 + 2)).count();
+    assert_eq!(given, MAX_HOLDS - HOLDS_PER_BLOCK);
+    assert!(!ask(&mut node, 5000, 200), "those that stand are still being decided on");
+    node.now = node.now + Millis::secs(2);
+    assert!(ask(&mut node, 5000, 200), "and then the oldest goes");
+    assert_eq!(node.core.provider().ledger().holds().count(), MAX_HOLDS);
 }
 
 #[test]
@@ -58,9 +89,9 @@ fn persist_comes_before_reply_and_start() {
     let grant: Sealed<Grant> = node.row(id).grant.clone().open(node.core.network()).unwrap();
     let effects = node.ask_all(2, Request::Confirm(confirm_of(2, &grant, node.now)));
     assert!(at(&effects, persist) < at(&effects, reply));
-    assert!(at(&effects, reply) < at(&effects, |e| matches!(e, Effect::StartVm(_))));
+    assert!(at(&effects, reply) < at(&effects, |e| matches!(e, Effect::RunJob(_))));
     let effects = node.ask_all(2, Request::Release(id));
-    assert!(at(&effects, persist) < at(&effects, |e| matches!(e, Effect::DestroyVm(_))));
+    assert!(at(&effects, persist) < at(&effects, |e| matches!(e, Effect::RunJob(_))));
 }
 
 #[test]
@@ -119,14 +150,13 @@ fn a_draining_provider_takes_back_quotes_and_honours_grants() {
 }
 
 #[test]
-fn an_offer_that_shrinks_takes_back_what_was_only_quoted() {
+fn an_offer_that_shrinks_lets_no_more_than_it_has() {
     let mut node = Node::provider(3);
     let first = node.quote(2, 1).unwrap();
-    node.now = node.now + Millis(1);
     let second = node.quote(3, 2).unwrap();
     node.input(Input::Offer(Offering::Vms(Box::new(offer(1)))));
-    assert_eq!(node.accept(3, 2, &second).unwrap_err(), Refusal::QuoteGone, "the newest goes first");
     assert!(node.accept(2, 1, &first).is_ok());
+    assert!(matches!(node.accept(3, 2, &second), Err(Refusal::Exhausted { .. })));
     // A host that only pauses stands by what it quoted.
     let mut node = Node::provider(1);
     let quote = node.quote(2, 1).unwrap();
@@ -150,7 +180,7 @@ fn questions_do_not_make_a_provider_flood_the_mesh() {
     for n in 0..20 {
         let id = node.lease(2, n);
         node.ask(2, Request::Release(id));
-        posts += published(&node.report(id, VmReport::Phase(VmPhase::Gone)));
+        posts += published(&node.done(id, VmPhase::Gone));
         posts += published(&node.wait(Millis(100)));
     }
     assert!(posts <= 2, "{posts} in two seconds");
@@ -160,52 +190,71 @@ fn questions_do_not_make_a_provider_flood_the_mesh() {
 fn capacity_counts_until_the_vm_is_gone() {
     let mut node = Node::provider(1);
     let id = node.lease(2, 1);
-    node.report(id, VmReport::Failed(Fault::internal("no KVM")));
+    node.fails(id, VmPhase::Failed, Fault::internal("no KVM"));
     assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Ended, VmPhase::Destroying));
     assert!(matches!(node.quote(3, 1), Err(Refusal::Exhausted { .. })));
     let effects = node.restart();
-    assert!(
-        effects.iter().any(|effect| matches!(effect, Effect::DestroyVm(gone) if *gone == id)),
-        "after a restart too"
-    );
+    assert!(removes(&effects, id), "after a restart too");
     node.input(Input::Offer(Offering::Vms(Box::new(offer(1)))));
-    node.report(id, VmReport::Phase(VmPhase::Gone));
+    node.done(id, VmPhase::Gone);
     assert!(node.quote(3, 1).is_ok());
     assert_eq!(node.row(id).fault.as_ref().map(|fault| fault.message.as_str()), Some("no KVM"), "its tenant reads why");
+}
+
+/// Also when it is made once more, and the provider offers something else by then.
+#[test]
+fn a_guest_is_made_with_the_egress_that_was_quoted() {
+    let made = |effects: Vec<Effect>| {
+        let order = begun(&effects).into_iter().find_map(|(_, work)| match work {
+            Work::Provision(order) => Some(order.egress),
+            _ => None,
+        });
+        order.expect("a guest is made")
+    };
+    let offers = |egress| Input::Offer(Offering::Vms(Box::new(Offer { egress, ..offer(1) })));
+    let mut node = Node::provider(1);
+    node.input(offers(Egress::Internet));
+    let id = node.lease(2, 1);
+    node.done(id, VmPhase::Running);
+    node.restart();
+    node.input(offers(Egress::Open));
+    node.found(&[]);
+    let again = Request::Power { lease_id: id, act: ActId([1; 16]), action: PowerAction::Start };
+    assert_eq!(made(node.ask_all(2, again)), Egress::Internet);
 }
 
 #[test]
 fn what_has_run_survives_a_failure_and_what_has_not_ends() {
     let mut node = Node::provider(1);
     let id = node.lease(2, 1);
-    node.report(id, VmReport::Phase(VmPhase::Running));
+    node.done(id, VmPhase::Running);
     node.restart();
-    node.report(id, VmReport::Phase(VmPhase::Provisioning(ProvisionStep::Image)));
-    let effects = node.report(id, VmReport::Failed(Fault::internal("libvirt is not up yet")));
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::DestroyVm(_))), "its disk is its tenant's");
+    node.found(&[(id, FoundState::Off)]);
+    node.report(id, JobReport::Phase(VmPhase::Provisioning(ProvisionStep::Disk)));
+    let effects = node.fails(id, VmPhase::Failed, Fault::internal("no KVM"));
+    assert!(!removes(&effects, id), "its disk is its tenant's");
     assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Active, VmPhase::Failed));
     let effects = node.ask_all(2, Request::Power { lease_id: id, act: ActId([1; 16]), action: PowerAction::Start });
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::StartVm(_))));
+    assert_eq!(provisions(&effects), 1);
 }
 
 #[test]
 fn an_action_that_is_asked_for_again_is_not_done_again() {
     let mut node = Node::provider(1);
     let id = node.lease(2, 1);
-    node.report(id, VmReport::Phase(VmPhase::Running));
-    let done = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::PowerVm { .. })).count();
+    node.done(id, VmPhase::Running);
+    let done = switches;
     let restart = |act: u8| Request::Power { lease_id: id, act: ActId([act; 16]), action: PowerAction::Restart };
     assert_eq!(done(&node.ask_all(2, restart(1))), 1);
     assert!(matches!(node.ask(2, restart(1)), Response::Status(status) if status.vm == VmPhase::Stopping));
-    node.report(id, VmReport::Phase(VmPhase::Booting));
-    node.report(id, VmReport::Phase(VmPhase::Running));
+    node.report(id, JobReport::Phase(VmPhase::Booting));
+    node.done(id, VmPhase::Running);
     assert_eq!(done(&node.ask_all(2, restart(1))), 0, "it is done");
     node.restart();
-    node.report(id, VmReport::Phase(VmPhase::Running));
     assert_eq!(done(&node.ask_all(2, restart(1))), 0, "and stays so");
     assert_eq!(done(&node.ask_all(2, restart(2))), 1);
     for act in 3..40 {
-        node.report(id, VmReport::Phase(VmPhase::Running));
+        node.done(id, VmPhase::Running);
         node.ask_all(2, restart(act));
     }
     assert_eq!(node.row(id).acts.len(), 16);
@@ -215,31 +264,33 @@ fn an_action_that_is_asked_for_again_is_not_done_again() {
 fn a_vanished_vm_is_failed_and_not_replaced_unasked() {
     let mut node = Node::provider(1);
     let id = node.lease(2, 1);
-    node.report(id, VmReport::Phase(VmPhase::Running));
-    node.report(id, VmReport::Phase(VmPhase::Gone));
+    node.done(id, VmPhase::Running);
+    node.found(&[]);
     assert_eq!((node.row(id).stage, node.row(id).vm), (LeaseStage::Active, VmPhase::Failed));
     assert!(node.row(id).counts(), "its place is still its tenant's");
-    assert!(!node.restart().iter().any(|effect| matches!(effect, Effect::StartVm(_) | Effect::PowerVm { .. })));
+    assert_eq!(begun(&node.restart()), []);
+    assert_eq!(begun(&node.found(&[])), []);
 }
 
 #[test]
 fn a_guest_that_runs_on_after_its_lease_is_switched_off_again() {
     let mut node = Node::provider(1);
     let id = node.lease(2, 1);
-    node.report(id, VmReport::Phase(VmPhase::Running));
-    let stops = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::PowerVm { .. }));
+    node.done(id, VmPhase::Running);
+    let stops = |effects: &[Effect]| switches(effects) == 1;
     assert!(stops(&node.wait(Millis::secs(3600))));
     assert_eq!(node.row(id).stage, LeaseStage::Expired);
-    node.report(id, VmReport::ActionFailed { phase: VmPhase::Running, fault: Fault::internal("busy") });
+    node.fails(id, VmPhase::Running, Fault::internal("busy"));
     assert!(stops(&node.wait(Millis::secs(30))));
-    node.report(id, VmReport::Phase(VmPhase::Stopped));
+    node.done(id, VmPhase::Stopped);
     assert!(!stops(&node.wait(Millis::secs(60))));
     // The grace time that stood when it expired is kept, also by a run that has no offer (yet).
     let effects = node.restart();
     assert!(effects.is_empty());
     node.wait(Millis::secs(6 * 86_400));
     assert_eq!(node.row(id).stage, LeaseStage::Expired);
-    assert!(node.wait(Millis::secs(86_400)).iter().any(|effect| matches!(effect, Effect::DestroyVm(_))));
+    let effects = node.wait(Millis::secs(86_400));
+    assert!(removes(&effects, id));
 }
 
 #[test]
@@ -253,7 +304,7 @@ fn watches_are_bounded_and_answered() {
         at_once += effects.iter().filter(|effect| matches!(effect, Effect::Reply { .. })).count();
     }
     assert_eq!(at_once, 84, "sixteen wait, the others are told what there is");
-    let effects = node.report(id, VmReport::Phase(VmPhase::Booting));
+    let effects = node.report(id, JobReport::Phase(VmPhase::Booting));
     assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Reply { .. })).count(), 16);
     assert!(matches!(node.ask(3, Request::Watch { lease_id: id, seen: 0 }), Response::Refused(Refusal::NotYours(_))));
 }
@@ -262,7 +313,7 @@ fn watches_are_bounded_and_answered() {
 fn a_stranger_sees_and_does_nothing() {
     let mut node = Node::provider(1);
     let id = node.lease(2, 1);
-    node.report(id, VmReport::Phase(VmPhase::Running));
+    node.done(id, VmPhase::Running);
     for request in [
         Request::Status(id),
         Request::Release(id),
@@ -322,13 +373,27 @@ fn what_proves_ill_will_is_counted_each_time_and_what_does_not_never() {
 }
 
 #[test]
+fn a_strangers_release_does_not_undo_the_owners() {
+    let mut node = Node::provider(1);
+    let quote = node.quote(2, 1).unwrap();
+    let accept = accept_of(2, 1, &quote, node.now);
+    let id = LeaseId::derive(key(1).peer_id(), key(2).peer_id(), CreateId([1; 16]));
+    for from in [2, 3] {
+        assert_eq!(node.ask(from, Request::Release(id)), Response::Refused(Refusal::NoSuchLease(id)));
+    }
+    let late = node.ask(2, Request::Accept(accept));
+    assert_eq!(late, Response::Refused(Refusal::Released(id)), "a late accept starts nothing");
+}
+
+#[test]
 fn a_clock_set_back_holds_nothing_longer() {
     let mut node = Node::provider(1);
     node.quote(2, 1).unwrap();
     node.now = node.now.set_back(Millis::secs(86_400));
     node.input(Input::Tick);
-    assert!(matches!(node.quote(3, 1), Err(Refusal::Exhausted { .. })));
-    node.now = node.now + Millis::secs(30);
+    assert_eq!(node.core.provider().ledger().holds().count(), 1);
+    node.wait(Millis::secs(30));
+    assert_eq!(node.core.provider().ledger().holds().count(), 0, "a hold lapses");
     let quote = node.quote(3, 1).unwrap();
     node.accept(3, 1, &quote).unwrap();
     node.now = node.now.set_back(Millis::secs(86_400));

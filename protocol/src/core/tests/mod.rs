@@ -1,6 +1,10 @@
 //! What a single core does, message by message. Whole runs of several are in the `simulations` crate.
 mod depths;
+mod jobs;
 mod letting;
+mod matrix;
+mod metering;
+mod overload;
 mod posting;
 mod relief;
 mod renting;
@@ -13,8 +17,9 @@ use super::*;
 use crate::board::{Page, Posting};
 use crate::codec::{MAX_STORED, decode};
 use crate::envelope::{Sealed, Signed};
+use crate::job::{Found, FoundState, JobReport};
 use crate::lease::{ACCEPT_LIFE, Accept, Active, Confirm, Grant, Quote};
-use crate::ledger::{HOLDS_PER_REQUESTOR, LeaseRow, TOMBSTONES_PER_REQUESTOR};
+use crate::ledger::{HOLDS_PER_BLOCK, HOLDS_PER_REQUESTOR, LeaseRow, MAX_HOLDS, TOMBSTONES_PER_REQUESTOR};
 use crate::message::{ConfirmReq, LeaseStage, LeaseStatus, PowerAction, ProvisionStep, QuoteReq, VmPhase};
 use crate::money::Price;
 use crate::names::{ActId, Arch, CreateId, Digest, Egress, Isolation, IsolationWanted};
@@ -63,10 +68,12 @@ fn offer(vms: u32) -> Offer {
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        prepaid: false,
         policy: Default::default(),
         grace: Millis::secs(7 * 86_400),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         images: [("tiny".parse().unwrap(), image)].into(),
+        slots: Default::default(),
     }
 }
 
@@ -152,8 +159,25 @@ impl Node {
         assert!(matches!(self.confirm(from, &grant), Response::Active { .. }));
         grant.lease_id
     }
-    fn report(&mut self, lease_id: LeaseId, report: VmReport) -> Vec<Effect> {
-        self.input(Input::Vm { lease_id, report })
+    /// Of the job of this VM that runs.
+    fn report(&mut self, lease_id: LeaseId, report: JobReport) -> Vec<Effect> {
+        let job = self.core.provider().jobs().running(lease_id).expect("a job that runs");
+        self.input(Input::Job { job, report })
+    }
+    fn done(&mut self, lease_id: LeaseId, phase: VmPhase) -> Vec<Effect> {
+        self.report(lease_id, JobReport::Done(phase))
+    }
+    fn fails(&mut self, lease_id: LeaseId, phase: VmPhase, fault: Fault) -> Vec<Effect> {
+        self.report(lease_id, JobReport::Failed { phase, fault })
+    }
+    /// What the hypervisor has, looked at twice.
+    fn found(&mut self, there: &[(LeaseId, FoundState)]) -> Vec<Effect> {
+        let found: Vec<Found> =
+            there.iter().map(|(lease_id, state)| Found { lease_id: *lease_id, state: *state }).collect();
+        let mut effects = self.input(Input::Inventory(found.clone()));
+        self.now = self.now + Millis::secs(1);
+        effects.extend(self.input(Input::Inventory(found)));
+        effects
     }
     fn row(&self, id: LeaseId) -> &LeaseRow {
         self.core.provider().ledger().lease(id).expect("a lease")
@@ -194,4 +218,20 @@ fn sent(effects: &[Effect]) -> Vec<(u64, PeerId, Request)> {
 }
 fn published(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::Publish(_))).count()
+}
+
+/// The works that these effects begin.
+fn begun(effects: &[Effect]) -> Vec<(LeaseId, &Work)> {
+    let orders =
+        effects.iter().filter_map(|effect| if let Effect::RunJob(order) = effect { Some(order) } else { None });
+    orders.map(|order| (order.lease_id, &order.work)).collect()
+}
+fn removes(effects: &[Effect], id: LeaseId) -> bool {
+    begun(effects).iter().any(|(lease_id, work)| *lease_id == id && matches!(work, Work::Remove))
+}
+fn provisions(effects: &[Effect]) -> usize {
+    begun(effects).iter().filter(|(_, work)| matches!(work, Work::Provision(_))).count()
+}
+fn switches(effects: &[Effect]) -> usize {
+    begun(effects).iter().filter(|(_, work)| matches!(work, Work::Power { .. })).count()
 }

@@ -1,5 +1,6 @@
 //! The board's traffic.
 use super::*;
+use crate::job::{JobRow, JobState};
 
 #[test]
 fn neighbours_that_leave_while_their_board_is_read_do_not_count() {
@@ -87,8 +88,16 @@ fn a_cloned_home_offers_nothing() {
 fn every_stored_row_is_read_again() {
     let mut node = Node::provider(1);
     node.lease(2, 1);
+    let mut tables = vec![];
     for op in node.disk.values() {
-        let row: LeaseRow = decode(op.value.as_ref().unwrap(), MAX_STORED).unwrap();
-        assert_eq!(row.stage, LeaseStage::Active);
+        let value = op.value.as_ref().unwrap();
+        match op.table {
+            Table::Leases => {
+                assert_eq!(decode::<LeaseRow>(value, MAX_STORED).unwrap().stage, LeaseStage::Active)
+            }
+            _ => assert_eq!(decode::<JobRow>(value, MAX_STORED).unwrap().state, JobState::Running),
+        }
+        tables.push(op.table);
     }
+    assert_eq!(tables, [Table::Leases, Table::Jobs]);
 }

@@ -49,6 +49,7 @@ pub fn quote_of(provider: u8, create: u8, now: Timestamp) -> Sealed<Quote> {
         price: offer(1).price,
         issued: now,
         hold_until: now + Millis::secs(30),
+        contested: false,
     };
     Sealed::seal(quote, &key(provider))
 }
@@ -116,7 +117,17 @@ fn agree(
 }
 fn status(lease_id: LeaseId, revision: u64, vm: VmPhase) -> LeaseStatus {
     let guest_user = "root".parse().unwrap();
-    LeaseStatus { lease_id, stage: LeaseStage::Active, revision, vm, fault: None, guest_user, active: None }
+    LeaseStatus {
+        lease_id,
+        stage: LeaseStage::Active,
+        revision,
+        vm,
+        fault: None,
+        guest_user,
+        active: None,
+        receipt: None,
+        credit_ends: None,
+    }
 }
 
 #[test]
@@ -428,4 +439,40 @@ fn a_watch_without_news_is_not_a_storm() {
         }
     }
     assert!(questions <= 12, "{questions} in ten seconds");
+}
+
+/// Five providers of one price. Those whose quotes others may take first are the last choice, and others are asked once.
+#[test]
+fn a_quote_that_others_may_take_first_is_the_last_choice() {
+    let contested = |n: u8, now: Timestamp| {
+        let quote = Quote { contested: true, ..(*quote_of(n, 1, now)).clone() };
+        Response::Quote(Sealed::seal(quote, &key(n)).signed().clone())
+    };
+    let number = |peer: PeerId| (1..=5).find(|n| key(*n).peer_id() == peer).unwrap();
+    let accepts = |effects: &[Effect]| -> Vec<u8> {
+        let all = sent(effects);
+        all.iter().filter(|(.., request)| matches!(request, Request::Accept(_))).map(|(_, to, _)| number(*to)).collect()
+    };
+    for some_free in [true, false] {
+        let mut node = requestor(&[1, 2, 3, 4, 5]);
+        let first = sent(&ask_for(&mut node, 1, create(1, "web")));
+        assert_eq!(first.len(), 3);
+        let mut effects = Vec::new();
+        for (rpc, to, _) in &first {
+            let said = contested(number(*to), node.now);
+            effects = answer(&mut node, *rpc, said);
+        }
+        let others = sent(&effects);
+        let is_question = |request: &Request| matches!(request, Request::Quote(_));
+        assert!(others.len() == 2 && others.iter().all(|(.., request)| is_question(request)), "who was not asked yet");
+        for (rpc, to, _) in &others {
+            let free = Response::Quote(quote_of(number(*to), 1, node.now).signed().clone());
+            let said = if some_free { free } else { contested(number(*to), node.now) };
+            effects = answer(&mut node, *rpc, said);
+        }
+        let taken = accepts(&effects);
+        assert_eq!(taken.len(), 1, "one is accepted in the end");
+        let is_new = others.iter().any(|(_, to, _)| number(*to) == taken[0]);
+        assert!(is_new || !some_free, "one that nobody else is deciding on");
+    }
 }

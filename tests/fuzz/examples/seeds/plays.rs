@@ -2,14 +2,18 @@
 use super::{Seeds, deal};
 use fuzz::Record;
 use fuzz::world::ops::*;
-use fuzz::world::{self, key};
+use fuzz::world::{self, key, network};
 use node::store::{KnownPeer, StoredEvent};
 use protocol::codec::encode;
 use protocol::core::requestor::{Deal, Marks, Phase, Rental};
+use protocol::credit::{Account, CreditRow};
+use protocol::envelope::Sealed;
 use protocol::ledger::LeaseRow;
 use protocol::message::{Frame, LeaseStage, Request, VmPhase};
-use protocol::names::{ActId, CreateId, Digest};
+use protocol::meter::{Meter, MeterRow};
+use protocol::names::{ActId, CreateId, Currency, Digest};
 use protocol::quota::{QuotaRow, Tier};
+use protocol::receipt::{Line, Receipt, ReceiptRow};
 use protocol::spec::Query;
 use protocol::units::{Millis, Timestamp};
 
@@ -154,7 +158,33 @@ pub fn stored() -> Seeds {
         row(2, &encode(&peer)),
         row(2, &encode(&event)),
         row(5, &encode(&QuotaRow { peer: key(1).peer_id(), tier: Tier::Pro })),
+        row(7, &encode(&MeterRow { lease_id: lease.lease_id, meter: Meter::new(deal().quote.price.clone()) })),
+        row(8, &encode(&receipt(&lease))),
+        row(9, &encode(&CreditRow { peer: key(2).peer_id(), currency: euro(), account: Account::default() })),
     ]
+}
+
+fn euro() -> Currency {
+    "EUR".parse().expect("a currency")
+}
+
+fn receipt(lease: &LeaseRow) -> ReceiptRow {
+    let price = deal().quote.price.clone();
+    let line = Line { price, seconds: 3600 };
+    let receipt = Receipt {
+        network: network(),
+        provider: key(1).peer_id(),
+        requestor: lease.requestor,
+        lease_id: lease.lease_id,
+        grant_hash: lease.grant.digest(),
+        number: 1,
+        issued: super::at(3600),
+        total: line.cost(),
+        lines: vec![line],
+        last: true,
+    };
+    let receipt = Sealed::seal(receipt, &key(1)).signed().clone();
+    ReceiptRow { lease_id: lease.lease_id, issued: super::at(3600), receipt, countersign: None }
 }
 
 fn lease() -> LeaseRow {
@@ -183,6 +213,9 @@ fn lease() -> LeaseRow {
         revision: 5,
         acts: vec![ActId([5; 16])],
         fault: None,
+        price: Some(deal.quote.price.clone()),
+        unpaid: false,
+        renewal: None,
     }
 }
 
@@ -200,6 +233,8 @@ fn rental() -> Rental {
         confirm: Some(deal.confirm.signed().clone()),
         active: None,
         ends_at: Timestamp(0),
+        renewal: None,
+        agreed: None,
     };
     Rental {
         create_id: CreateId([3; 16]),

@@ -95,10 +95,12 @@ fn offer(vms: u32) -> Offer {
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        prepaid: false,
         grace: Millis::secs(3600),
         price: Price { per_hour: read("0.02"), currency: read("EUR") },
         images: [(read("tiny"), image)].into(),
         policy: Default::default(),
+        slots: Default::default(),
     }
 }
 

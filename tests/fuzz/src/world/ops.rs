@@ -7,8 +7,9 @@ use protocol::board::{Page, PageItem, Posting};
 use protocol::codec;
 use protocol::core::provider::Offering;
 use protocol::core::requestor::CreateRequest;
-use protocol::core::{Effect, Input, RpcFailure, VmReport};
+use protocol::core::{Effect, Input, RpcFailure};
 use protocol::envelope::Sealed;
+use protocol::job::{Found, FoundState, JobId, JobReport};
 use protocol::lease::Quote;
 use protocol::message::{Frame, PowerAction, ProvisionStep, QuoteReq, Request, Response, VmPhase};
 use protocol::names::{ActId, CreateId, IsolationWanted, LeaseId, QuoteId};
@@ -95,8 +96,15 @@ impl World {
             REPORT => {
                 let node = self.node(input);
                 let lease_id = self.lease(node, input);
-                let report = report(input);
-                self.input(node, Input::Vm { lease_id, report });
+                let jobs = self.nodes[node].core.provider().jobs();
+                let job = jobs.running(lease_id).unwrap_or(JobId(u64::from(input.u8())));
+                let what = report(input);
+                let input = match what {
+                    Said::Report(report) => Input::Job { job, report },
+                    Said::Found(state) => Input::Inventory(vec![Found { lease_id, state }]),
+                    Said::Cancelled => Input::CancelJob(job),
+                };
+                self.input(node, input);
             }
             GOSSIP => {
                 let (node, from) = (self.node(input), stranger(input));
@@ -256,13 +264,14 @@ impl World {
     fn ask_well(&mut self, input: &mut Bytes) {
         let (node, kind) = (self.node(input), input.u8());
         let (from, lease_id) = (self.peer(input), self.lease(node, input));
-        let request = match kind % 7 {
+        let request = match kind % 8 {
             0 => Request::Quote(QuoteReq { create_id: CreateId([input.u8(); 16]), spec: spec(input.u8()) }),
             1 => Request::Decline(QuoteId([input.u8(); 16])),
             2 => Request::Release(lease_id),
             3 => Request::Status(lease_id),
             4 => Request::Watch { lease_id, seen: u64::from(input.u8()) },
             5 => Request::Power { lease_id, act: ActId([input.u8(); 16]), action: action(input) },
+            6 => Request::RenewQuote { lease_id, duration: Millis(input.u64() >> 24) },
             _ => {
                 let after = (input.u8() & 1 == 1).then_some(from);
                 Request::Board { after, limit: input.u16(), own: input.u8() & 1 == 1 }
@@ -453,8 +462,15 @@ fn action(input: &mut Bytes) -> PowerAction {
     }
 }
 
-fn report(input: &mut Bytes) -> VmReport {
-    let phase = match input.u8() % 14 {
+enum Said {
+    Report(JobReport),
+    Found(FoundState),
+    Cancelled,
+}
+
+fn report(input: &mut Bytes) -> Said {
+    let which = input.u8();
+    let phase = match which % 16 {
         0 => VmPhase::Waiting,
         1 => VmPhase::Provisioning(ProvisionStep::Image),
         2 => VmPhase::Provisioning(ProvisionStep::Define),
@@ -466,11 +482,20 @@ fn report(input: &mut Bytes) -> VmReport {
         8 => VmPhase::Failed,
         9 => VmPhase::Destroying,
         10 | 11 => VmPhase::Gone,
-        12 => return VmReport::Failed(Fault::new(ErrorCode::CreateFailed, "it died")),
-        _ => {
-            let fault = Fault::new(ErrorCode::WrongState, "\u{1b}[31mno");
-            return VmReport::ActionFailed { phase: VmPhase::Running, fault };
+        12 => {
+            let fault = Fault::new(ErrorCode::Unavailable, "it died");
+            return Said::Report(JobReport::Failed { phase: VmPhase::Failed, fault });
         }
+        13 => {
+            let fault = Fault::new(ErrorCode::WrongState, "\u{1b}[31mno");
+            return Said::Report(JobReport::Failed { phase: VmPhase::Running, fault });
+        }
+        14 => {
+            let states = [FoundState::On, FoundState::Off, FoundState::Suspended, FoundState::Broken];
+            return Said::Found(states[usize::from(which >> 4) % 4]);
+        }
+        _ => return Said::Cancelled,
     };
-    VmReport::Phase(phase)
+    // A third is only on the way.
+    Said::Report(if which < 85 { JobReport::Phase(phase) } else { JobReport::Done(phase) })
 }

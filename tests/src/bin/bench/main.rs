@@ -1,10 +1,13 @@
 //! `make bench`: what the mesh, the tunnel and the node cost, each against what one would have without us, in turns
 //! within one run. Prints what it measured, and for each goal whether it was met; a missed goal is no failure.
+mod admission;
 mod bare;
 mod boot;
 mod child;
 mod copies;
 mod idle;
+mod provider;
+mod restart;
 mod stats;
 mod streams;
 
@@ -15,9 +18,10 @@ use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use streams::Result;
+use tests::noise::{Neighbours, Plan};
 use tests::{Home, PATIENCE, eventually, guest};
 
-const SECTIONS: [&str; 5] = ["create", "scp", "stream", "start", "memory"];
+const SECTIONS: [&str; 9] = ["create", "scp", "noise", "stream", "start", "memory", "admission", "requests", "restart"];
 /// Fewer give no interval worth the name.
 const PAIRS: usize = 10;
 
@@ -46,6 +50,9 @@ async fn role(args: &[String]) -> Result<()> {
         "bare-entry" => streams::bare_entry(arg(1)?, arg(2)?).await,
         "mesh-sink" => streams::mesh_sink().await,
         "crowd" => idle::crowd(arg(1)?, arg(2)?).await,
+        "requests" => tokio::task::block_in_place(admission::requests),
+        "let" => tokio::task::block_in_place(|| restart::let_all(arg(1)?, arg(2)?)),
+        "reconcile" => restart::reconcile(arg(1)?, arg(2)?).await,
         "libvirt" => tokio::task::block_in_place(|| idle::libvirt(arg(1)?)),
         "provide" => provide(arg(1)?, arg(2)?).await,
         other => Err(format!("no role {other}").into()),
@@ -93,10 +100,19 @@ fn bench(args: &[String]) -> Result<()> {
     if wants("memory") {
         idle::memory()?;
     }
+    if wants("admission") {
+        admission::run(pairs)?;
+    }
+    if wants("requests") {
+        admission::growth()?;
+    }
+    if wants("restart") {
+        restart::run()?;
+    }
     if wants("stream") || wants("scp") {
         loopback(&wants, pairs)?;
     }
-    if wants("create") || wants("scp") {
+    if wants("create") || wants("scp") || wants("noise") {
         guests(&wants, pairs)?;
     }
     Ok(())
@@ -148,6 +164,9 @@ fn guests(wants: &dyn Fn(&str) -> bool, pairs: usize) -> Result<()> {
     if wants("create") {
         boot::run(&tenant, &bundle, pairs)?;
     }
+    if wants("noise") {
+        noise(&provider, &tenant, pairs);
+    }
     if wants("scp") {
         let mut create = vec!["vm", "create", "copy"];
         create.extend(boot::TINY);
@@ -157,6 +176,21 @@ fn guests(wants: &dyn Fn(&str) -> bool, pairs: usize) -> Result<()> {
         tenant.run(&["vm", "destroy", "copy", "--yes"]).ok();
     }
     Ok(())
+}
+
+/// With 10 pairs, 240 round trips by ssh and 6000 to the API, half of them beside each noise.
+fn noise(provider: &Home, tenant: &Home, pairs: usize) {
+    let plan = Plan { pairs, ssh: 12, api: 25 };
+    for outcome in Neighbours::new(provider, tenant).hear(&plan) {
+        println!("noise: {outcome}");
+        for percent in [50.0, 90.0, 99.0] {
+            let beyond = outcome.beyond(2.0, 10.0, &[percent]);
+            println!("  goal ≤ 2× or +10 ms, p{percent}: {}", verdict(beyond.is_empty()));
+        }
+    }
+    for vm in ["loud", "quiet"] {
+        tenant.run(&["vm", "destroy", vm, "--yes"]).ok();
+    }
 }
 
 /// The port of this host that QEMU forwards to the guest's sshd: the only one that its process listens on.

@@ -1,0 +1,174 @@
+//! `kill -9` of a provider with real guests, at any moment of what is done to them; and what is there after its restart,
+//! judged by what the hypervisor runs, what lies on its disk, and what the tenant counts on.
+use crate::{Home, Node, PATIENCE, eventually};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const PROVIDER: &str = "min_memory = \"128M\"\nmin_disk = \"1G\"\noffer_cpus = 4\noffer_memory = \"2G\"\nmax_vms = 2\n";
+const TINY: [&str; 9] = ["--image", "tiny", "--cpus", "1", "--memory", "128M", "--disk", "1G", "--no-wait"];
+/// After a restart: until nothing is leaked or lost.
+pub const MENDED: Duration = Duration::from_secs(5);
+/// From a command to the kill, in milliseconds: a guest is made in two seconds, and boots in seven.
+const SOONEST: f64 = 20.0;
+const LATEST: f64 = 6_000.0;
+
+/// What a kill met, and how it ended.
+#[derive(Debug)]
+pub struct Killed {
+    pub command: &'static str,
+    pub after_ms: u64,
+    /// What was under way, by the journal: a job and its step each.
+    pub steps: Vec<String>,
+    /// From the node's start until hypervisor, disk and tenant agreed.
+    pub mended: Duration,
+    /// What they still did not agree on when that time was over.
+    pub amiss: Option<String>,
+}
+
+impl Killed {
+    pub fn to_json(&self) -> Value {
+        let mended_ms = self.mended.as_millis() as u64;
+        json!({
+            "command": self.command, "after_ms": self.after_ms, "steps": self.steps, "mended_ms": mended_ms,
+            "amiss": self.amiss,
+        })
+    }
+}
+
+/// One provider and one tenant, and so many kills; each is told of as it ends. At last everything is given back, and
+/// nothing may be left.
+pub fn suffer(bundle: &Path, seed: u64, kills: u32, mut told: impl FnMut(&Killed)) {
+    let (provider, tenant) = (Home::new(), Home::new());
+    provider.config(PROVIDER);
+    provider.import(bundle);
+    let mut node = start(&provider);
+    let _tenant = tenant.node(&["--network", "test", "--bootstrap", &node.addr()]);
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let (mut names, mut seen) = (0, 0);
+    for _ in 0..kills {
+        let (command, mut child) = act(&tenant, &mut dice, &mut names);
+        // The moment is what is looked for: evenly over the orders of magnitude.
+        let share = f64::from(dice.next_u32()) / f64::from(u32::MAX);
+        let after = Duration::from_micros((SOONEST * (LATEST / SOONEST).powf(share) * 1000.0) as u64);
+        std::thread::sleep(after);
+        let before = counted_on(&tenant);
+        node.kill();
+        let began = Instant::now();
+        node = start(&provider);
+        let amiss = loop {
+            match agree(&provider, &tenant, &before) {
+                Ok(()) => break None,
+                Err(why) if began.elapsed() > MENDED => break Some(why),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        };
+        let mended = began.elapsed();
+        tenant.run(&["--bootstrap", &node.addr(), "vm", "list"]).ok();
+        let steps = interrupted(&provider, &mut seen);
+        told(&Killed { command, after_ms: after.as_millis() as u64, steps, mended, amiss });
+        // A command whose provider died says so within its own deadlines.
+        eventually("the command ends", 2 * PATIENCE, || child.try_wait().expect("own child"));
+    }
+    let last = counted_on(&tenant);
+    eventually("what runs is what the tenant has", PATIENCE, || agree(&provider, &tenant, &last).ok());
+    for vm in tenant.json(&["vm", "list"]).as_array().into_iter().flatten() {
+        tenant.run(&["vm", "destroy", vm["name"].as_str().expect("a name"), "--yes"]);
+    }
+    eventually("everything is given back", PATIENCE, || {
+        (guests(&provider).is_empty() && disks(&provider).is_empty()).then_some(())
+    });
+}
+
+fn start(home: &Home) -> Node<'_> {
+    home.node(&["--provide", "--network", "test"])
+}
+
+fn act(tenant: &Home, dice: &mut ChaCha8Rng, names: &mut u32) -> (&'static str, Child) {
+    let vms = tenant.json(&["vm", "list"]);
+    let live: Vec<&str> = vms.as_array().into_iter().flatten().filter_map(|vm| vm["name"].as_str()).collect();
+    let what = dice.next_u32() % 10;
+    if live.is_empty() || live.len() < 2 && what < 4 {
+        *names += 1;
+        let name = format!("vm-{names}");
+        let mut args = vec!["vm", "create", &name];
+        args.extend(TINY);
+        return ("create", spawn(tenant, &args));
+    }
+    let name = live[dice.next_u32() as usize % live.len()];
+    match what {
+        0..=4 => ("destroy", spawn(tenant, &["vm", "destroy", name, "--yes"])),
+        5 | 6 => ("stop", spawn(tenant, &["vm", "stop", name, "--force"])),
+        7 => ("restart", spawn(tenant, &["vm", "restart", name])),
+        _ => ("start", spawn(tenant, &["vm", "start", name])),
+    }
+}
+
+fn spawn(home: &Home, args: &[&str]) -> Child {
+    home.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("golemnode runs")
+}
+
+/// The leases that the tenant has, and what it knows of each.
+fn counted_on(tenant: &Home) -> BTreeMap<String, String> {
+    let vms = tenant.json(&["vm", "list"]);
+    let row = |vm: &Value| Some((vm["lease"]["id"].as_str()?.to_owned(), vm["status"].as_str()?.to_owned()));
+    vms.as_array().into_iter().flatten().filter_map(row).collect()
+}
+
+/// The guests of this home that run: lease ids, one for each process.
+fn guests(home: &Home) -> Vec<String> {
+    let root = format!("{}/", home.path().display());
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
+        let Ok(words) = std::fs::read(process.path().join("cmdline")) else { continue };
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        if words.contains("qemu-system") && words.contains(&root) {
+            let id = words.split("guest=golemnode-").nth(1).map(|rest| rest.chars().take(32).collect());
+            found.extend(id);
+        }
+    }
+    found
+}
+
+fn disks(home: &Home) -> BTreeSet<String> {
+    let names = std::fs::read_dir(home.path().join("vms")).into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What runs and what lies on the disk is of a lease that the tenant has; once; and what it had running still runs.
+fn agree(provider: &Home, tenant: &Home, before: &BTreeMap<String, String>) -> Result<(), String> {
+    let (guests, disks, now) = (guests(provider), disks(provider), counted_on(tenant));
+    let once: BTreeSet<&String> = guests.iter().collect();
+    if once.len() != guests.len() {
+        return Err(format!("doubled: {guests:?}"));
+    }
+    if let Some(id) = once.into_iter().chain(&disks).find(|id| !now.contains_key(*id)) {
+        return Err(format!("leaked: {id}, of {now:?}"));
+    }
+    let lost = |(id, status): (&String, &String)| {
+        status == "running" && now.get(id).is_some_and(|now| now == "running") && !guests.contains(id)
+    };
+    match before.iter().find(|(id, status)| lost((id, status))) {
+        Some((id, _)) => Err(format!("lost: {id}")),
+        None => Ok(()),
+    }
+}
+
+/// What the journal says was under way.
+fn interrupted(provider: &Home, seen: &mut u64) -> Vec<String> {
+    let lines = provider.run(&["--json", "events", "--after", &seen.to_string(), "--limit", "1000"]).ok().stdout();
+    let mut steps = Vec::new();
+    for event in lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        *seen = event["id"].as_u64().unwrap_or(*seen).max(*seen);
+        let message = event["message"].as_str().unwrap_or_default();
+        let Some((job, step)) = message.split_once(" was under way (") else { continue };
+        let job = job.strip_prefix("the ").and_then(|rest| rest.split(' ').next()).unwrap_or(job);
+        let step = step.split(')').next().unwrap_or(step);
+        steps.push(format!("{job}: {step}"));
+    }
+    steps
+}
