@@ -1,14 +1,13 @@
 //! The connection to libvirt. The embedded driver needs no daemon: it lives in this process, with its state below the
 //! node's home, and leaves its guests running when the process ends.
 use super::LibvirtConfig;
-use super::accel::boot_id;
+use super::leftovers;
 use super::qemu_user::QemuUser;
 use super::xml::DISK;
 use crate::Check;
 use protocol::{ErrorCode, Fault};
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::fs::File;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, mpsc};
@@ -26,8 +25,6 @@ pub const MAX_FILES: u32 = 4096;
 const LOOP_PAUSE: Duration = Duration::from_millis(100);
 /// Guests found again answer within milliseconds.
 const SETTLE: Duration = Duration::from_secs(5);
-/// In which boot of the host the embedded driver's `run/` was written, and the lock of whoever looks.
-const BOOT: &str = "boot";
 
 pub struct Connection {
     uri: String,
@@ -93,6 +90,7 @@ impl Connection {
         run_events();
         let connect = Connect::open(Some(&self.uri)).map_err(|error| self.cannot_open(&error))?;
         if self.is_private() {
+            leftovers::note_open();
             settle(&connect);
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -208,30 +206,7 @@ fn prepare(root: &Path) -> Result<File, Fault> {
         Ok(text) if text == wanted => Ok(()),
         _ => fs::write(&conf, wanted),
     });
-    written.and_then(|()| forget_last_boot(root, &boot_id())).map_err(|error| cannot_prepare(root, &error))
-}
-
-/// Elsewhere libvirt's state of running guests is gone with every boot; the embedded driver has it below its root. It
-/// would look for each guest's process by a number that by now is somebody else's, and kill that.
-fn forget_last_boot(root: &Path, now: &str) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(root.join(BOOT))?;
-    file.lock()?;
-    let mut then = String::new();
-    file.read_to_string(&mut then)?;
-    if then == now {
-        return Ok(file);
-    }
-    if !then.is_empty() {
-        match fs::remove_dir_all(root.join("run")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    file.set_len(0)?;
-    file.rewind()?;
-    file.write_all(now.as_bytes())?;
-    Ok(file)
+    written.and_then(|()| leftovers::forget(root)).map_err(|error| cannot_prepare(root, &error))
 }
 
 /// Read by the embedded driver. Without virtlogd QEMU writes its own log. What stands between a guest and the host is
@@ -302,20 +277,5 @@ mod tests {
         for bad in ["/tmp/a\nb", "/tmp/\u{1}", "/tmp/a,b", "/tmp/a=b"] {
             assert_eq!(check_path(Path::new(bad), true).unwrap_err().code, ErrorCode::InvalidRequest);
         }
-    }
-
-    #[test]
-    fn what_ran_in_another_boot_of_the_host_is_forgotten() {
-        let root = tempfile::tempdir().unwrap();
-        let state = root.path().join("run/qemu/guest.xml");
-        let at = |boot: &str| forget_last_boot(root.path(), boot).map(drop).unwrap();
-        fs::create_dir_all(state.parent().unwrap()).unwrap();
-        fs::write(&state, "").unwrap();
-        at("first boot, and nothing known of an earlier one");
-        at("first boot, and nothing known of an earlier one");
-        assert!(state.exists());
-        at("second");
-        assert!(!root.path().join("run").exists());
-        at("third");
     }
 }

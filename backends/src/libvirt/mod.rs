@@ -9,6 +9,7 @@ mod domain;
 mod egress;
 pub(crate) mod forwards;
 mod launch;
+mod leftovers;
 mod limits;
 mod qemu_user;
 mod turns;

@@ -139,3 +139,28 @@ async fn host_booted() {
     assert!(host.left().is_empty(), "{:?}", host.left());
     backend.close().await;
 }
+
+/// libvirt writes its account of a guest before the guest has a process.
+#[test]
+fn a_start_that_was_cut_short_does_not_hold_the_guest_for_ever() {
+    alone("guest::restarts::a_start_that_was_cut_short_does_not_hold_the_guest_for_ever", never_begun());
+}
+
+async fn never_begun() {
+    let Some(host) = LibvirtHost::real("tiny") else { return };
+    made_by_a_process_that_is_killed(&host);
+    let (guest, account) = (host.processes()[0], account(&host));
+    kill(guest);
+    let text = fs::read_to_string(&account).unwrap();
+    let old = format!("pid='{guest}'");
+    assert!(text.contains(&old), "libvirt writes it otherwise: {text}");
+    fs::write(&account, text.replace(&old, "pid='0'")).unwrap();
+    let backend = host.new_backend();
+    let listed = backend.list().await.unwrap();
+    assert_eq!((listed.len(), &listed[0].state), (1, &PowerState::Stopped));
+    backend.start(id(GUEST)).await.unwrap();
+    host.wait(&backend, id(GUEST)).await;
+    backend.destroy(id(GUEST)).await.unwrap();
+    assert!(host.left().is_empty(), "{:?}", host.left());
+    backend.close().await;
+}
