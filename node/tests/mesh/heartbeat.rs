@@ -34,7 +34,14 @@ async fn points_after_idling(seed: u8, tick: Option<Duration>) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_tick_keeps_gossip_alive_in_an_idle_swarm() {
-    let (with, without) = tokio::join!(points_after_idling(40, Some(limits::TICK)), points_after_idling(42, None));
+    let (with, mut without) = tokio::join!(points_after_idling(40, Some(limits::TICK)), points_after_idling(42, None));
     assert!(with >= 10.0, "the tick keeps the timers going: {with}");
-    assert!(without <= 8.0, "the library is cured ({without}); the tick can go");
+    // On a busy machine its timers may happen to keep each other going for that long; a cured library always does.
+    for seed in [44, 46, 48] {
+        if without <= 8.0 {
+            return;
+        }
+        without = points_after_idling(seed, None).await;
+    }
+    panic!("the library is cured ({without}); the tick can go");
 }

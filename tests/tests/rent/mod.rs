@@ -99,12 +99,12 @@ fn a_guest_is_rented_used_and_given_back() {
 fn measured(home: &Home, vm: &serde_json::Value) {
     let report = eventually("its guest is measured", PATIENCE, || {
         let report = home.json(&["provider", "status"]);
-        report["vms"][0]["memory_bytes"].is_u64().then_some(report)
+        // It has booted, which took processor time; it may have been looked at before that.
+        (report["vms"][0]["cpu_s"].as_u64() > Some(0)).then_some(report)
     });
     let guest = &report["vms"][0];
     assert_eq!(guest["lease_id"], vm["lease"]["id"]);
-    // It has booted: that took processor time, memory, and a look at its disk.
-    assert!(guest["cpu_s"].as_u64() > Some(0) && guest["memory_bytes"].as_u64() > Some(50 << 20), "{guest}");
+    assert!(guest["memory_bytes"].as_u64() > Some(50 << 20), "{guest}");
     assert!(guest["disk_bytes"].as_u64() > Some(0) && guest["disk_read_bytes"].as_u64() > Some(0), "{guest}");
     let host = &report["host"];
     assert!(host["cpus"].as_u64() >= std::thread::available_parallelism().ok().map(|n| n.get() as u64), "{host}");
