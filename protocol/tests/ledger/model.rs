@@ -85,7 +85,7 @@ impl Lease {
         }
     }
     fn expire(&mut self, now: u64) {
-        (self.stage, self.until) = (LeaseStage::Expired, self.until + GRACE);
+        (self.stage, self.until) = (LeaseStage::Expired, self.until.max(now) + GRACE);
         if !matches!(self.vm, VmPhase::Stopped | VmPhase::Failed) {
             self.vm = VmPhase::Stopping;
             self.order(now, JobKind::Power(PowerAction::Stop { force: true }));

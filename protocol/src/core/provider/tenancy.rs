@@ -228,7 +228,8 @@ impl Provider {
         let Some(row) = self.ledger.row_mut(lease_id) else { return };
         let (before, is_off) = (row.vm, matches!(row.vm, VmPhase::Stopped | VmPhase::Failed));
         row.stage = LeaseStage::Expired;
-        row.keep_until = row.ends_at + grace;
+        // A provider that was away when it ended does not take that off the time to fetch what is on the disk.
+        row.keep_until = row.ends_at.max(ctx.now) + grace;
         row.wants_power = false;
         row.vm = if is_off { row.vm } else { VmPhase::Stopping };
         row.touch();
