@@ -4,19 +4,47 @@ use crate::advert::MAX_SKEW;
 use crate::core::receipts::Receipts;
 use crate::core::{Ctx, EventKind, Severity};
 use crate::envelope::Sealed;
+use crate::identity::PeerId;
 use crate::lease::Quote;
 use crate::message::{LeaseStatus, Request};
 use crate::money::Price;
-use crate::names::{LeaseId, Network};
+use crate::names::{Digest, LeaseId, Network};
 use crate::receipt::{Countersign, Receipt, ReceiptRow};
 use crate::renewal::RenewQuote;
-use std::collections::BTreeMap;
+use crate::units::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub(super) struct Bills {
     kept: Receipts,
     /// The last one of a lease that did not fit: said once. At most as many as there are leases to ask about.
     disputed: BTreeMap<LeaseId, u32>,
+}
+
+/// What a receipt is held against: all that was agreed, and since when.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Terms {
+    provider: PeerId,
+    lease_id: LeaseId,
+    grant: Digest,
+    prices: Vec<Price>,
+    granted: Timestamp,
+}
+
+impl Terms {
+    /// None of what was never granted.
+    pub(super) fn of(deal: &Deal, network: &Network) -> Option<Self> {
+        let first = deal.quote.clone().open::<Quote>(network).ok().map(|quote| quote.price.clone());
+        let renewal = deal.renewal.as_ref().and_then(|renewal| renewal.quote.clone().open::<RenewQuote>(network).ok());
+        Some(Terms {
+            provider: deal.provider,
+            lease_id: deal.lease_id,
+            grant: deal.grant.as_ref()?.digest(),
+            prices: first.into_iter().chain(renewal.map(|quote| quote.price.clone())).collect(),
+            granted: deal.granted,
+        })
+    }
 }
 
 impl Requestor {
@@ -31,13 +59,12 @@ impl Requestor {
     pub(super) fn take_receipt(&mut self, ctx: &mut Ctx, status: &LeaseStatus) {
         let Some(signed) = status.receipt.clone() else { return };
         let lease_id = status.lease_id;
-        let of_lease = |deal: &&Deal| deal.lease_id == lease_id;
-        let Some(deal) = self.rentals.values().filter_map(|rental| rental.deal.as_ref()).find(of_lease) else { return };
+        let Some(terms) = self.terms_of(ctx, lease_id) else { return };
         let before = self.bills.kept.of(lease_id);
         if before.is_some_and(|row| row.receipt == signed) {
             // Our word was lost on its way.
             let countersign = before.and_then(|row| row.countersign.clone());
-            countersign.map(|signed| ctx.send(deal.provider, Request::Countersign(signed)));
+            countersign.map(|signed| ctx.send(terms.provider, Request::Countersign(signed)));
             return;
         }
         let before = before.and_then(|row| row.receipt.clone().open::<Receipt>(ctx.network).ok());
@@ -45,7 +72,7 @@ impl Requestor {
             Ok(receipt) => receipt,
             Err(error) => return self.dispute(ctx, lease_id, 0, &error.to_string()),
         };
-        if let Err(why) = agrees(ctx, deal, &receipt, before.as_deref()) {
+        if let Err(why) = agrees(ctx, &terms, &receipt, before.as_deref()) {
             let number = receipt.number;
             return self.dispute(ctx, lease_id, number, why);
         }
@@ -58,7 +85,7 @@ impl Requestor {
             signed_at: ctx.now,
         };
         let countersign = Sealed::seal(countersign, ctx.key).signed().clone();
-        let (issued, provider) = (receipt.issued, deal.provider);
+        let (issued, provider) = (receipt.issued, terms.provider);
         let receipt = receipt.signed().clone();
         let row = ReceiptRow { lease_id, issued, receipt, countersign: Some(countersign.clone()) };
         let ops = self.bills.kept.put(row);
@@ -66,10 +93,19 @@ impl Requestor {
         ctx.send(provider, Request::Countersign(countersign));
     }
 
+    fn terms_of(&self, ctx: &Ctx, lease_id: LeaseId) -> Option<Terms> {
+        let deal = self.deals().find(|deal| deal.lease_id == lease_id);
+        let released = || self.releases.get(&lease_id)?.terms.clone();
+        deal.and_then(|deal| Terms::of(deal, ctx.network)).or_else(released)
+    }
+    fn deals(&self) -> impl Iterator<Item = &Deal> {
+        self.rentals.values().filter_map(|rental| rental.deal.as_ref())
+    }
+
     fn dispute(&mut self, ctx: &mut Ctx, lease_id: LeaseId, number: u32, why: &str) {
-        let known =
-            |id: &LeaseId| self.rentals.values().any(|r| r.deal.as_ref().is_some_and(|deal| deal.lease_id == *id));
-        self.bills.disputed.retain(|id, _| known(id));
+        let known: BTreeSet<LeaseId> =
+            self.deals().map(|deal| deal.lease_id).chain(self.releases.keys().copied()).collect();
+        self.bills.disputed.retain(|id, _| known.contains(id));
         if self.bills.disputed.insert(lease_id, number) == Some(number) {
             return;
         }
@@ -79,22 +115,21 @@ impl Requestor {
 }
 
 /// Whether it may be what was used of what was agreed: no other price, no more time than has gone by since the grant.
-fn agrees(ctx: &Ctx, deal: &Deal, receipt: &Sealed<Receipt>, before: Option<&Receipt>) -> Result<(), &'static str> {
+fn agrees(ctx: &Ctx, terms: &Terms, receipt: &Sealed<Receipt>, before: Option<&Receipt>) -> Result<(), &'static str> {
     let parties = (receipt.provider, receipt.requestor, receipt.lease_id);
-    if parties != (deal.provider, ctx.me(), deal.lease_id) {
+    if parties != (terms.provider, ctx.me(), terms.lease_id) {
         return Err("it is of another lease");
     }
-    if deal.grant.as_ref().is_none_or(|grant| grant.digest() != receipt.grant_hash) {
+    if terms.grant != receipt.grant_hash {
         return Err("it is of another grant");
     }
     if before.is_some_and(|before| !receipt.follows(before)) {
         return Err("it takes back what an earlier one said");
     }
-    let agreed = prices(deal, ctx.network);
-    if receipt.lines.iter().any(|line| !agreed.contains(&line.price) && !was_agreed(before, &line.price)) {
+    if receipt.lines.iter().any(|line| !terms.prices.contains(&line.price) && !was_agreed(before, &line.price)) {
         return Err("it names a price that was not agreed");
     }
-    if receipt.seconds() > (ctx.now + MAX_SKEW - deal.granted).as_secs() {
+    if receipt.seconds() > (ctx.now + MAX_SKEW - terms.granted).as_secs() {
         return Err("it names more time than has gone by");
     }
     Ok(())
@@ -102,10 +137,4 @@ fn agrees(ctx: &Ctx, deal: &Deal, receipt: &Sealed<Receipt>, before: Option<&Rec
 
 fn was_agreed(before: Option<&Receipt>, price: &Price) -> bool {
     before.is_some_and(|before| before.lines.iter().any(|line| line.price == *price))
-}
-
-fn prices(deal: &Deal, network: &Network) -> Vec<Price> {
-    let first = deal.quote.clone().open::<Quote>(network).ok().map(|quote| quote.price.clone());
-    let renewal = deal.renewal.as_ref().and_then(|renewal| renewal.quote.clone().open::<RenewQuote>(network).ok());
-    first.into_iter().chain(renewal.map(|quote| quote.price.clone())).collect()
 }

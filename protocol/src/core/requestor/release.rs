@@ -1,5 +1,6 @@
 //! Giving leases back. The wish is on disk before anything else is tried, and stays there until the provider has said
 //! that the VM is gone, or until a lease that was never confirmed has lapsed by itself.
+use super::receipts::Terms;
 use super::{Deal, Phase, Requestor, put};
 use crate::advert::MAX_SKEW;
 use crate::core::{Ctx, Effect, RpcFailure, StoreOp, Table};
@@ -28,6 +29,9 @@ pub struct Release {
     pub since: Timestamp,
     /// When the lease is certainly over by itself.
     forget_after: Timestamp,
+    /// The lease may have run, and its rental may be forgotten before its last receipt comes.
+    #[serde(default)]
+    pub(super) terms: Option<Terms>,
     #[serde(skip)]
     pub(super) rpc: Option<u64>,
     #[serde(skip)]
@@ -44,7 +48,8 @@ pub struct Release {
 }
 
 impl Release {
-    fn of(deal: &Deal, create_id: CreateId, duration: Millis, now: Timestamp) -> Self {
+    fn of(deal: &Deal, create_id: CreateId, duration: Millis, ctx: &Ctx) -> Self {
+        let now = ctx.now;
         let over = match deal.confirm {
             None => deal.accept_expires + PROVISIONAL,
             // What may have been confirmed ends by itself too, by the clock of a provider that never comes back.
@@ -57,6 +62,7 @@ impl Release {
             create_id,
             since: now,
             forget_after: over + Millis(2 * MAX_SKEW.0),
+            terms: Terms::of(deal, ctx.network),
             rpc: None,
             sent: now,
             wake: Some(now),
@@ -85,7 +91,7 @@ impl Requestor {
     pub(super) fn release_deal(&mut self, ctx: &mut Ctx, id: CreateId) -> Vec<StoreOp> {
         let Some(rental) = self.rentals.get(&id) else { return Vec::new() };
         let Some(deal) = rental.deal.as_ref() else { return Vec::new() };
-        let release = Release::of(deal, id, rental.spec.duration, ctx.now);
+        let release = Release::of(deal, id, rental.spec.duration, ctx);
         let op = StoreOp::put(Table::Releases, &release.lease_id.0, &release);
         self.releases.entry(release.lease_id).or_insert(release);
         vec![op]
