@@ -2,6 +2,7 @@
 //! What is left when everything has come to rest is judged by two lists only: the hypervisor's, and the tenants' own.
 use crate::host::{Step, Temper};
 use crate::network::Weather;
+use crate::room::WAITS;
 use crate::scenario::Scenario;
 use crate::world::NodeId;
 use protocol::codec::{self, MAX_STORED};
@@ -96,7 +97,7 @@ pub fn point_of_step(step: Step) -> Point {
 }
 
 /// Everything that a lease goes through; a run aims at one of them, and then dies anywhere.
-pub const POINTS: [Point; 27] = [
+pub const POINTS: [Point; 28] = [
     ("say", "an answer"),
     ("say", "an advert"),
     ("begin", "an abort"),
@@ -114,6 +115,7 @@ pub const POINTS: [Point; 27] = [
     ("journal: ended", "destroying"),
     ("journal: ended", "destroyed"),
     ("journal: a job", "running"),
+    WAITS,
     ("hypervisor", "image"),
     ("hypervisor", "disk"),
     ("hypervisor", "seed"),
@@ -133,17 +135,23 @@ pub fn run(seed: u64) -> Hits {
     let provider = scenario.provider(2, "0.01");
     let tenants: Vec<NodeId> = (0..2).map(|_| scenario.requestor()).collect();
     let patient = Temper { step: 20..1_500, failures: if seed.is_multiple_of(4) { 10 } else { 0 } };
-    scenario.world.nodes[provider].host.temper = patient;
+    scenario.world.nodes[provider].host.temper = patient.clone();
     scenario.run_for(3_000);
     let number = POINTS.len() as u64;
     let when = if (seed / number).is_multiple_of(2) { When::Before } else { When::After };
     let target = POINTS[(seed % number) as usize];
     aim(&mut scenario, provider, Some(target), when);
     let mut names = 0;
-    bring_about(&mut scenario, tenants[0], &mut names, target);
+    bring_about(&mut scenario, provider, tenants[0], &mut names, target);
     for round in 0..14 {
         act(&mut scenario, &tenants, &mut names);
-        let pause = scenario.world.dice.within(200..12_000);
+        scenario.world.free(provider);
+        let (full, calm) = (if target == WAITS { 60 } else { 7 }, scenario.world.dice.percent(3));
+        if scenario.world.dice.percent(full) {
+            scenario.world.fill(provider);
+        }
+        // Long enough, now and then, for what a death may cost to be little beside what is charged.
+        let pause = scenario.world.dice.within(if calm { 120_000..600_000 } else { 200..12_000 });
         scenario.run_for(pause);
         if scenario.world.nodes[provider].core.is_none() {
             let down = scenario.world.dice.within(0..4_000);
@@ -158,6 +166,9 @@ pub fn run(seed: u64) -> Hits {
     scenario.settle();
     judge(&mut scenario, provider, &tenants);
     scenario.wind_up();
+    // A guest that never answered is on for nothing.
+    let all_answer = patient.failures == 0;
+    audit(&mut scenario, provider, &tenants, all_answer);
     if !scenario.world.nodes[provider].host.vms.is_empty() {
         scenario.fail("nothing_leaked: everything was given back, and the hypervisor has VMs");
     }
@@ -171,7 +182,7 @@ fn aim(scenario: &mut Scenario, provider: NodeId, point: Option<Point>, when: Wh
 }
 
 /// What leads to some points is rare by chance.
-fn bring_about(scenario: &mut Scenario, tenant: NodeId, names: &mut u32, target: Point) {
+fn bring_about(scenario: &mut Scenario, provider: NodeId, tenant: NodeId, names: &mut u32, target: Point) {
     let id = create(scenario, tenant, names, target.0 == "journal: expired");
     let pause = scenario.world.dice.within(300..4_000);
     match target {
@@ -188,6 +199,7 @@ fn bring_about(scenario: &mut Scenario, tenant: NodeId, names: &mut u32, target:
                 scenario.power(tenant, id, action);
             }
         }
+        WAITS => scenario.world.fill(provider),
         _ => {}
     }
 }
@@ -265,6 +277,29 @@ fn judge(scenario: &mut Scenario, provider: NodeId, tenants: &[NodeId]) {
         why = Some(format!("nothing_leaked: VM {id} runs, and its lease has expired"));
     }
     if let Some(why) = why {
+        scenario.fail(&why);
+    }
+}
+
+/// No second that was not used is charged, and none that was used is given away but for a sample at each death: the
+/// tenants' receipts, held against a stopwatch at the hypervisor.
+fn audit(scenario: &mut Scenario, provider: NodeId, tenants: &[NodeId], all_answer: bool) {
+    let mut charged: BTreeMap<LeaseId, u64> = BTreeMap::new();
+    for tenant in tenants {
+        let core = scenario.world.nodes[*tenant].core.as_ref();
+        for row in core.into_iter().flat_map(|core| core.requestor().receipts().iter()) {
+            let document = row.document(&scenario.world.network_name);
+            let verified = document.verify().expect("a receipt that was kept verifies by itself");
+            charged.insert(row.lease_id, verified.receipt.seconds());
+        }
+    }
+    let watch = &scenario.world.nodes[provider].host.watch;
+    let wrong = watch.leases().find_map(|lease| {
+        let ((least, most), charged) = (watch.bounds(lease)?, charged.get(&lease).copied().unwrap_or(0));
+        let fair = (!all_answer || least <= charged) && charged <= most;
+        (!fair).then(|| format!("paid: lease {lease} was charged {charged} s, and {least} to {most} s are right"))
+    });
+    if let Some(why) = wrong {
         scenario.fail(&why);
     }
 }

@@ -1,5 +1,6 @@
 //! A virtual hypervisor and the worker before it. The VMs outlive the node's process; the jobs under way do not.
 use crate::rng::Dice;
+use crate::watch::Watch;
 use protocol::core::{JobOrder, Work};
 use protocol::job::{Found, FoundState, JobId, JobReport};
 use protocol::message::{PowerAction, ProvisionStep, VmPhase};
@@ -71,15 +72,19 @@ pub struct Outcome {
 pub struct Host {
     pub temper: Temper,
     pub vms: BTreeMap<LeaseId, Vm>,
+    pub watch: Watch,
+    /// Its disk has no room.
+    pub full: bool,
     tasks: BTreeMap<JobId, Task>,
 }
 
 impl Host {
     pub fn new(temper: Temper) -> Self {
-        Host { temper, vms: BTreeMap::new(), tasks: BTreeMap::new() }
+        Host { temper, vms: BTreeMap::new(), watch: Watch::default(), full: false, tasks: BTreeMap::new() }
     }
     /// The node's process ends: whatever it was doing to VMs ends with it.
     pub fn forget_jobs(&mut self) {
+        self.watch.death();
         self.tasks.clear();
     }
     pub fn abort(&mut self, job: JobId) {
@@ -153,6 +158,9 @@ impl Host {
     fn takes_effect(&mut self, task: Task, step: Step) -> Result<Next, Fault> {
         let id = task.lease_id;
         let gone = || Fault::new(ErrorCode::NoSuchVm, "there is no such VM");
+        if self.full && matches!(step, Step::Make(_)) {
+            return Err(Fault::new(ErrorCode::Exhausted, "the provider's disk is full"));
+        }
         let next = match step {
             Step::Make(ProvisionStep::Image) => Next::Step(Step::Make(ProvisionStep::Disk)),
             Step::Make(ProvisionStep::Disk) => {

@@ -23,7 +23,9 @@ pub mod month;
 pub mod network;
 pub mod node;
 pub mod rng;
+pub mod room;
 pub mod scenario;
+pub mod watch;
 pub mod world;
 
 pub use scenario::Scenario;

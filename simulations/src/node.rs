@@ -1,6 +1,7 @@
 //! One simulated node: a core, the disk under it, its hypervisor, and what its user was told.
 use crate::crashes::Aim;
 use crate::host::Host;
+use crate::room::Waiting;
 use protocol::codec::{self, MAX_STORED};
 use protocol::core::provider::Offer;
 use protocol::core::requestor::{Phase, Rental};
@@ -111,6 +112,8 @@ pub struct SimNode {
     pub crash_after: Option<u32>,
     /// It dies there.
     pub aim: Option<Aim>,
+    /// A commit waits for room on the disk.
+    pub waiting: Option<Waiting>,
     pub tick_at: Option<u64>,
     pub next_ticket: u64,
     pub answers: BTreeMap<u64, Result<CreateId, Fault>>,
@@ -137,6 +140,7 @@ impl SimNode {
             epoch: 0,
             crash_after: None,
             aim: None,
+            waiting: None,
             tick_at: None,
             next_ticket: 0,
             answers: BTreeMap::new(),

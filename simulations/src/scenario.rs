@@ -191,6 +191,7 @@ impl Scenario {
         for node in 0..self.world.nodes.len() {
             self.world.nodes[node].crash_after = None;
             self.world.nodes[node].host.temper = Temper::good();
+            self.world.free(node);
             if self.world.network.is_cut(node) {
                 self.world.heal(node);
             }

@@ -4,6 +4,7 @@ use crate::host::{Host, Outcome, Step, Temper};
 use crate::network::{CRASH_NOTICED, CUT_NOTICED, Network, RPC_TIMEOUT, Weather};
 use crate::node::SimNode;
 use crate::rng::Dice;
+use crate::room::{WAITS, Waiting};
 use protocol::core::provider::{Offer, Offering};
 use protocol::core::{Effect, Input, NodeCore, RpcFailure, Verdict};
 use protocol::job::{Found, JobId, JobReport};
@@ -111,14 +112,23 @@ impl World {
     pub fn step(&mut self, until: u64) -> bool {
         let next = self.queue.first_key_value().map(|((at, _), _)| *at).filter(|at| *at <= until);
         let Some(((at, _), happening)) = next.and_then(|_| self.queue.pop_first()) else {
-            self.now = self.now.max(until);
+            self.pass_until(until);
             return false;
         };
-        self.now = self.now.max(at);
+        self.pass_until(at);
         self.steps += 1;
         assert!(self.steps < MOST_STEPS, "invariant ends: more than {MOST_STEPS} events: something never rests");
         self.happen(happening);
         true
+    }
+
+    fn pass_until(&mut self, then: u64) {
+        let ms = then.saturating_sub(self.now);
+        for node in &mut self.nodes {
+            let is_seen = node.core.is_some() && node.waiting.is_none();
+            node.host.watch.pass(&node.host.vms, ms, is_seen);
+        }
+        self.now += ms;
     }
 
     fn is_running(&self, node: NodeId, epoch: u64) -> bool {
@@ -174,7 +184,11 @@ impl World {
             }
             Happening::Survey { node, epoch } => {
                 if let Some(offer) = self.nodes[node].offer.clone().filter(|_| self.is_running(node, epoch)) {
-                    self.input(node, Input::Offer(Offering::Vms(Box::new(offer))));
+                    let offering = match self.nodes[node].host.full {
+                        true => Offering::NoRoom { reason: "the disk is full".to_owned() },
+                        false => Offering::Vms(Box::new(offer)),
+                    };
+                    self.input(node, Input::Offer(offering));
                 }
             }
             Happening::Reconcile { node, epoch } => {
@@ -197,6 +211,10 @@ impl World {
 
     /// Gives a core an input and performs what it decides, in its order; a crash may come between any two effects.
     pub fn input(&mut self, node: NodeId, input: Input) {
+        if let Some(waiting) = &mut self.nodes[node].waiting {
+            waiting.inputs.push_back(input);
+            return;
+        }
         let now = self.clock(node);
         self.tell_input(node, &input);
         let Some(core) = self.nodes[node].core.as_mut() else { return };
@@ -208,8 +226,9 @@ impl World {
         self.perform_all(node, effects);
     }
 
-    fn perform_all(&mut self, node: NodeId, effects: Vec<Effect>) {
-        for effect in effects {
+    pub(crate) fn perform_all(&mut self, node: NodeId, effects: Vec<Effect>) {
+        let mut effects = effects.into_iter();
+        while let Some(effect) = effects.next() {
             if let Some(left) = self.nodes[node].crash_after {
                 self.nodes[node].crash_after = left.checked_sub(1);
                 if left == 0 {
@@ -222,6 +241,13 @@ impl World {
             if self.dies(node, point, When::Before) {
                 return;
             }
+            if self.nodes[node].host.full && matches!(effect, Effect::Persist(_)) {
+                if !self.dies(node, Some(WAITS), When::Before) {
+                    let effects = std::iter::once(effect).chain(effects).collect();
+                    self.nodes[node].waiting = Some(Waiting { effects, ..Waiting::default() });
+                }
+                return;
+            }
             self.perform(node, effect);
             if self.dies(node, point, When::After) {
                 return;
@@ -231,7 +257,7 @@ impl World {
     }
 
     /// Whether this is where it was to die.
-    fn dies(&mut self, node: NodeId, point: Option<Point>, when: When) -> bool {
+    pub(crate) fn dies(&mut self, node: NodeId, point: Option<Point>, when: When) -> bool {
         let (Some(point), Some(aim)) = (point, &mut self.nodes[node].aim) else { return false };
         if aim.when != when || aim.point.is_some_and(|wanted| wanted != point) {
             return false;
@@ -370,7 +396,7 @@ impl World {
     pub fn crash(&mut self, node: NodeId) {
         self.tell(|| format!("node {node} is killed"));
         let sim = &mut self.nodes[node];
-        (sim.core, sim.crash_after, sim.tick_at) = (None, None, None);
+        (sim.core, sim.crash_after, sim.tick_at, sim.waiting) = (None, None, None, None);
         sim.epoch += 1;
         sim.tokens.clear();
         sim.judging.clear();
