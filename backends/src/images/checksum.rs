@@ -24,8 +24,12 @@ impl Checksum {
     }
 
     /// The line for `file` in the lists that `sha256sum` and its kin write (`HEX  FILE`, `HEX *FILE`), or BSD's
-    /// (`SHA256 (FILE) = HEX`). Where it is named twice with different digests, neither is believed.
+    /// (`SHA256 (FILE) = HEX`). Where it is named twice with different digests, neither is believed. A folder (`./`) has
+    /// no checksum, so no name finds none.
     pub fn find(list: &str, file: &str) -> Option<Checksum> {
+        if file.is_empty() {
+            return None;
+        }
         let mut found = list.lines().filter_map(|line| of_line(line.trim(), file));
         let first = found.next()?;
         found.all(|other| other == first).then_some(first)
