@@ -44,7 +44,7 @@ crash-test: deps-test $(TINY) ## kill -9 of a provider with real guests, hundred
 	$(CARGO) build $(CARGOFLAGS) -p cli -p tests --bins
 	GOLEMNODE_TEST_IMAGES="$(CURDIR)/$(IMAGES)" $(BUILT)/debug/crash $(KILLS)
 
-CRASHES ?= 20000
+CRASHES ?= 21000
 crash-sim: deps-build ## a hundred thousand deaths of a simulated provider, at each step (CRASHES=runs, of five deaths each)
 	SIM_SEEDS=$(CRASHES) $(CARGO) test --release $(CARGOFLAGS) -p simulations --no-default-features --test main \
 		crashes -- --nocapture

@@ -40,9 +40,35 @@ impl Killed {
     }
 }
 
+/// When to kill: at any moment of anything, or where a step was met before that was met least of all.
+#[derive(Default)]
+pub struct Aims(BTreeMap<String, Vec<(String, u64)>>);
+
+impl Aims {
+    pub fn learn(&mut self, killed: &Value) {
+        let (command, after) = (killed["command"].as_str(), killed["after_ms"].as_u64());
+        let Some((command, after)) = command.zip(after) else { return };
+        for step in killed["steps"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            self.0.entry(step.to_owned()).or_default().push((command.to_owned(), after));
+        }
+    }
+    /// A command, and how long after it.
+    fn next(&self, dice: &mut ChaCha8Rng) -> Option<(&str, Duration)> {
+        let rarest = self.0.values().min_by_key(|met| met.len())?;
+        let (command, after) = &rarest[dice.next_u32() as usize % rarest.len()];
+        // A quarter sooner or later, as two guests are never made in the same time.
+        let off = 0.75 + 0.5 * share(dice);
+        (dice.next_u32() % 3 > 0).then(|| (command.as_str(), Duration::from_secs_f64(*after as f64 * off / 1000.0)))
+    }
+}
+
+fn share(dice: &mut ChaCha8Rng) -> f64 {
+    f64::from(dice.next_u32()) / f64::from(u32::MAX)
+}
+
 /// One provider and one tenant, and so many kills; each is told of as it ends. At last everything is given back, and
 /// nothing may be left.
-pub fn suffer(bundle: &Path, seed: u64, kills: u32, mut told: impl FnMut(&Killed)) {
+pub fn suffer(bundle: &Path, seed: u64, kills: u32, aims: &mut Aims, mut told: impl FnMut(&Killed)) {
     let (provider, tenant) = (Home::new(), Home::new());
     provider.config(PROVIDER);
     provider.import(bundle);
@@ -51,10 +77,12 @@ pub fn suffer(bundle: &Path, seed: u64, kills: u32, mut told: impl FnMut(&Killed
     let mut dice = ChaCha8Rng::seed_from_u64(seed);
     let (mut names, mut seen) = (0, 0);
     for _ in 0..kills {
-        let (command, mut child) = act(&tenant, &mut dice, &mut names);
+        let aim = aims.next(&mut dice);
+        let (command, mut child) = act(&tenant, &mut dice, &mut names, aim.map(|(command, _)| command));
         // The moment is what is looked for: evenly over the orders of magnitude.
-        let share = f64::from(dice.next_u32()) / f64::from(u32::MAX);
-        let after = Duration::from_micros((SOONEST * (LATEST / SOONEST).powf(share) * 1000.0) as u64);
+        let mut any = || SOONEST * (LATEST / SOONEST).powf(share(&mut dice)) / 1000.0;
+        let aimed = aim.filter(|(wanted, _)| *wanted == command);
+        let after = aimed.map_or_else(|| Duration::from_secs_f64(any()), |(_, after)| after);
         std::thread::sleep(after);
         let before = counted_on(&tenant);
         node.kill();
@@ -70,7 +98,9 @@ pub fn suffer(bundle: &Path, seed: u64, kills: u32, mut told: impl FnMut(&Killed
         let mended = began.elapsed();
         tenant.run(&["--bootstrap", &node.addr(), "vm", "list"]).ok();
         let steps = interrupted(&provider, &mut seen);
-        told(&Killed { command, after_ms: after.as_millis() as u64, steps, mended, amiss });
+        let killed = Killed { command, after_ms: after.as_millis() as u64, steps, mended, amiss };
+        aims.learn(&killed.to_json());
+        told(&killed);
         // A command whose provider died says so within its own deadlines.
         eventually("the command ends", 2 * PATIENCE, || child.try_wait().expect("own child"));
     }
@@ -88,10 +118,19 @@ fn start(home: &Home) -> Node<'_> {
     home.node(&["--provide", "--network", "test"])
 }
 
-fn act(tenant: &Home, dice: &mut ChaCha8Rng, names: &mut u32) -> (&'static str, Child) {
+fn act(tenant: &Home, dice: &mut ChaCha8Rng, names: &mut u32, wanted: Option<&str>) -> (&'static str, Child) {
     let vms = tenant.json(&["vm", "list"]);
     let live: Vec<&str> = vms.as_array().into_iter().flatten().filter_map(|vm| vm["name"].as_str()).collect();
-    let what = dice.next_u32() % 10;
+    let any = dice.next_u32() % 10;
+    let what = match wanted {
+        Some("create") => 0,
+        // With one guest alone this would make another.
+        Some("destroy") => 4,
+        Some("stop") => 5,
+        Some("restart") => 7,
+        Some("start") => 8,
+        _ => any,
+    };
     if live.is_empty() || live.len() < 2 && what < 4 {
         *names += 1;
         let name = format!("vm-{names}");

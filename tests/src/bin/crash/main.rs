@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use tests::crash::suffer;
+use tests::crash::{Aims, suffer};
 use tests::guest;
 
 /// Kills of one provider; then another takes its place.
@@ -19,11 +19,13 @@ fn main() -> ExitCode {
     let Some(bundle) = guest("tiny") else { return ExitCode::FAILURE };
     let mut done = read(&file);
     println!("{} kills of {kills} are done", done.len());
+    let mut aims = Aims::default();
+    done.iter().for_each(|killed| aims.learn(killed));
     while (done.len() as u32) < kills {
         let round = (kills - done.len() as u32).min(ROUND);
         let mut out =
             std::fs::OpenOptions::new().create(true).append(true).open(&file).expect("the file can be written");
-        suffer(&bundle, done.len() as u64, round, |killed| {
+        suffer(&bundle, done.len() as u64, round, &mut aims, |killed| {
             let line = killed.to_json();
             println!("{line}");
             writeln!(out, "{line}").expect("the file can be written");
