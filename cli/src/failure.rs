@@ -2,7 +2,7 @@
 use crate::context::Context;
 use crate::output::escaped;
 use node::api::server::error_body;
-use protocol::{ErrorCode, Fault};
+use protocol::Fault;
 
 /// 128 + SIGINT, as shells have it.
 pub const INTERRUPTED: u8 = 130;
@@ -65,7 +65,7 @@ fn text(fault: &Fault, json: bool, color: bool) -> String {
     if let Some(hint) = &fault.hint {
         text += &format!("{cyan}hint{off}: {}\n", plain(hint));
     }
-    if let Some(after) = fault.retry_after_s.filter(|_| fault.code == ErrorCode::TooManyRequests) {
+    if let Some(after) = fault.retry_after_s {
         text += &format!("{cyan}hint{off}: try again in {after} s\n");
     }
     text

@@ -31,6 +31,8 @@ pub const HOLDS_PER_BLOCK: usize = 64;
 /// A hold younger than this is still being decided on, and is not dropped for a further one.
 /// A requestor waits half a second for other quotes, and an answer goes around the world twice.
 const HOLD_IN_USE: Millis = Millis::secs(2);
+/// Who was told that there is no room asks again after this at the latest.
+const ASK_AGAIN: Millis = Millis::secs(5);
 /// A hold that is asked for again is given again while it has this long to stand; then a new one replaces it.
 pub const HOLD_REUSED: Millis = Millis::secs(20);
 /// Open holds in all. Each costs nothing to take.
@@ -211,15 +213,33 @@ impl Ledger {
 
     /// Whether it fits beside what is let. Asked before a quote, and again when that is accepted: a hold keeps a place
     /// until somebody else takes it, so that nobody keeps others from renting by asking only.
-    pub fn admit(&self, asked: Resources) -> Result<(), Refusal> {
+    pub fn admit(&self, now: Timestamp, asked: Resources) -> Result<(), Refusal> {
         let free = self.free();
         if !asked.fits_in(free) {
-            return Err(Refusal::Exhausted { asked, free });
+            let ever = asked.fits_in(self.capacity.total);
+            return Err(Refusal::Exhausted {
+                asked,
+                free,
+                retry_after_s: ever.then(|| self.again_after(now, |_| true)),
+            });
         }
         if self.vms() >= self.capacity.max_vms as usize {
-            return Err(Refusal::TooManyVms { most: self.capacity.max_vms });
+            let retry_after_s = (self.capacity.max_vms > 0).then(|| self.again_after(now, |_| true));
+            return Err(Refusal::TooManyVms { most: self.capacity.max_vms, retry_after_s });
         }
         Ok(())
+    }
+
+    /// When to ask again, in seconds, for what these have now. It is no promise: a lease may be given back at any time,
+    /// so nobody is sent away for long.
+    fn again_after(&self, now: Timestamp, of: impl Fn(&LeaseRow) -> bool) -> u32 {
+        let ends = |row: &LeaseRow| match row.stage {
+            LeaseStage::Provisional => row.provisional_until,
+            LeaseStage::Active | LeaseStage::Expired | LeaseStage::Ended => row.ends_at,
+        };
+        let first = self.leases.values().filter(|row| row.counts() && of(row)).map(ends).min();
+        let wait = first.map_or(Millis(0), |first| Millis(first.0.saturating_sub(now.0)));
+        wait.clamp(Millis::secs(1), ASK_AGAIN).as_secs() as u32
     }
 
     /// What these peers have: leases, and what is held for them.
@@ -248,7 +268,10 @@ impl Ledger {
             let oldest = own.map(|hold| (hold.until, hold.quote.quote_id)).min();
             let idle = oldest.filter(|(until, _)| is_idle(*until, now));
             let Some((_, quote)) = idle.filter(|_| quota.allows(leased.plus(asked))) else {
-                return Err(Refusal::Quota { tier, used: self.usage_of(peers), asked });
+                let used = self.usage_of(peers);
+                let ever = quota.allows(Usage::default().plus(asked));
+                let retry_after_s = ever.then(|| self.again_after(now, |row| peers.contains(&row.requestor)));
+                return Err(Refusal::Quota { tier, used, asked, retry_after_s });
             };
             self.holds.remove(&quote);
         }

@@ -22,15 +22,22 @@ pub enum Refusal {
     Exhausted {
         asked: Resources,
         free: Resources,
+        /// Not there when it will never fit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u32>,
     },
     TooManyVms {
         most: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u32>,
     },
     /// The requestor would have more than its tier allows.
     Quota {
         tier: Tier,
         used: Usage,
         asked: Resources,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u32>,
     },
     LeaseTooLong {
         longest: Millis,
@@ -99,6 +106,16 @@ impl Refusal {
     pub fn is_full(&self) -> bool {
         matches!(self, Refusal::Exhausted { .. } | Refusal::TooManyVms { .. } | Refusal::QuoteGone)
     }
+    /// When to ask the same provider again, as it says.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Refusal::TooManyRequests { retry_after_s } => Some(*retry_after_s),
+            Refusal::Exhausted { retry_after_s, .. }
+            | Refusal::TooManyVms { retry_after_s, .. }
+            | Refusal::Quota { retry_after_s, .. } => *retry_after_s,
+            _ => None,
+        }
+    }
     /// Whether another try at the same provider, a moment later, may go through.
     pub fn is_transient(&self) -> bool {
         matches!(self, Refusal::TooManyRequests { .. })
@@ -116,9 +133,9 @@ impl std::fmt::Display for Refusal {
             Refusal::NoSuchImage(image) => write!(f, "the provider has no image '{image}'"),
             Refusal::NoSuchBackend(backend) => write!(f, "the provider has no backend '{backend}'"),
             Refusal::Unsuitable(why) => write!(f, "the provider cannot give that: {why}"),
-            Refusal::Exhausted { asked, free } => write!(f, "asked for {asked}; free are {free}"),
-            Refusal::TooManyVms { most } => write!(f, "the provider runs at most {most} VMs"),
-            Refusal::Quota { tier, used, asked } => {
+            Refusal::Exhausted { asked, free, .. } => write!(f, "asked for {asked}; free are {free}"),
+            Refusal::TooManyVms { most, .. } => write!(f, "the provider runs at most {most} VMs"),
+            Refusal::Quota { tier, used, asked, .. } => {
                 let Usage { vms, resources } = used;
                 let quota = tier.quota();
                 write!(f, "tier '{tier}' allows {quota}; in use are {vms} VMs with {resources}; asked for {asked}")
@@ -150,10 +167,10 @@ impl std::fmt::Display for Refusal {
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Fault {
-        let fault = Fault::new(refusal.code(), refusal.to_string());
+        let retry_after_s = refusal.retry_after_s();
+        let fault = Fault { retry_after_s, ..Fault::new(refusal.code(), refusal.to_string()) };
         match refusal {
             Refusal::Backend(fault) => fault,
-            Refusal::TooManyRequests { retry_after_s } => Fault { retry_after_s: Some(retry_after_s), ..fault },
             Refusal::NoSuchImage(_) => fault.hint("'golemnode provider list' shows who has which images"),
             Refusal::Quota { .. } => {
                 fault.hint("destroy a VM there, ask for less, or ask its operator for another tier")

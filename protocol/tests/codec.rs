@@ -110,10 +110,13 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
         any::<u8>().prop_map(|supported| Refusal::UnknownVersion { supported }),
         "\\PC{0,80}".prop_map(Refusal::Malformed),
-        (super::text::resources(), super::text::resources())
-            .prop_map(|(asked, free)| Refusal::Exhausted { asked, free }),
+        (super::text::resources(), super::text::resources()).prop_map(|(asked, free)| Refusal::Exhausted {
+            asked,
+            free,
+            retry_after_s: Some(7)
+        }),
         (super::text::resources(), super::text::resources(), any::<u32>()).prop_map(|(resources, asked, vms)| {
-            Refusal::Quota { tier: Tier::Pro, used: Usage { vms, resources }, asked }
+            Refusal::Quota { tier: Tier::Pro, used: Usage { vms, resources }, asked, retry_after_s: None }
         }),
         any::<[u8; 16]>().prop_map(|id| Refusal::NotYours(LeaseId(id))),
         Just(Refusal::QuoteGone),

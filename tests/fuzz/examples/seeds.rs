@@ -220,7 +220,7 @@ fn refusals(loud: Fault) -> Vec<Refusal> {
         Refusal::UnknownVersion { supported: 1 },
         Refusal::Malformed("it has \u{9b}2J no end".into()),
         Refusal::NoSuchImage("debian:12".parse().expect("an image")),
-        Refusal::Exhausted { asked: Resources::LARGE, free: Resources::SMALL },
+        Refusal::Exhausted { asked: Resources::LARGE, free: Resources::SMALL, retry_after_s: Some(9) },
         Refusal::TooManyRequests { retry_after_s: 60 },
         Refusal::LeaseTooLong { longest: Millis::secs(86_400) },
         Refusal::NotYours(lease),

@@ -62,7 +62,7 @@ impl Provider {
         if let Some(tier) = self.quotas.of(from, &predecessors) {
             self.ledger.admit_to_tier(ctx.now, &keys, tier, spec.resources)?;
         }
-        self.ledger.admit(spec.resources)?;
+        self.ledger.admit(ctx.now, spec.resources)?;
         self.ledger.make_room(ctx.now, from, block)?;
         let quote = Quote {
             network: ctx.network.clone(),
@@ -108,7 +108,7 @@ impl Provider {
         }
         self.must_have_room()?;
         let quote = self.ledger.held(ctx.now, &accept)?.quote.clone();
-        self.ledger.admit(quote.spec.resources)?;
+        self.ledger.admit(ctx.now, quote.spec.resources)?;
         self.affords(&keys_of(ctx, from), &quote.price, quote.spec.duration)?;
         let provisional_until = ctx.now + PROVISIONAL;
         let grant = Grant {

@@ -253,7 +253,9 @@ fn asked(effects: &[Effect]) -> Vec<PeerId> {
 #[test]
 fn who_was_full_is_asked_last_until_its_next_advert() {
     let mut node = requestor(&[1]);
-    let full = |asked: Resources| Response::Refused(Refusal::Exhausted { asked, free: Resources::new(1, 512, 10) });
+    let full = |asked: Resources| {
+        Response::Refused(Refusal::Exhausted { asked, free: Resources::new(1, 512, 10), retry_after_s: None })
+    };
     let rpc = sent(&ask_for(&mut node, 1, create(1, "a")))[0].0;
     answer(&mut node, rpc, full(Resources::SMALL));
     assert_eq!(phase(&node, 1), Some(Phase::Failed));
