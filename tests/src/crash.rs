@@ -16,12 +16,16 @@ pub const MENDED: Duration = Duration::from_secs(5);
 /// From a command to the kill, in milliseconds: a guest is made in two seconds, and boots in seven.
 const SOONEST: f64 = 20.0;
 const LATEST: f64 = 6_000.0;
+/// From when the guest's folder is there to the kill: image, disk and seed are made within some ten of them.
+const SOONEST_MADE: f64 = 0.2;
+const LATEST_MADE: f64 = 100.0;
+const LOOK: Duration = Duration::from_micros(100);
 
 /// What a kill met, and how it ended.
 #[derive(Debug)]
 pub struct Killed {
     pub command: &'static str,
-    pub after_ms: u64,
+    pub moment: Moment,
     /// What was under way, by the journal: a job and its step each.
     pub steps: Vec<String>,
     /// From the node's start until hypervisor, disk and tenant agreed.
@@ -30,35 +34,64 @@ pub struct Killed {
     pub amiss: Option<String>,
 }
 
+/// When it was killed: so long after the command began, or after a new guest's folder was there.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub made: bool,
+    pub after: Duration,
+}
+
+impl Moment {
+    /// Any, evenly over the orders of magnitude.
+    fn any(dice: &mut ChaCha8Rng, command: &str) -> Moment {
+        let made = command == "create" && dice.next_u32().is_multiple_of(3);
+        let (soonest, latest) = if made { (SOONEST_MADE, LATEST_MADE) } else { (SOONEST, LATEST) };
+        let after = Duration::from_secs_f64(soonest * f64::powf(latest / soonest, share(dice)) / 1000.0);
+        Moment { made, after }
+    }
+    /// A quarter sooner or later, as two guests are never made in the same time.
+    fn near(self, dice: &mut ChaCha8Rng) -> Moment {
+        Moment { after: self.after.mul_f64(0.75 + 0.5 * share(dice)), ..self }
+    }
+    fn await_it(self, provider: &Home, before: &BTreeSet<String>) {
+        if self.made {
+            let deadline = Instant::now() + Duration::from_secs_f64(LATEST / 1000.0);
+            while disks(provider).is_subset(before) && Instant::now() < deadline {
+                std::thread::sleep(LOOK);
+            }
+        }
+        std::thread::sleep(self.after);
+    }
+}
+
 impl Killed {
     pub fn to_json(&self) -> Value {
         let mended_ms = self.mended.as_millis() as u64;
         json!({
-            "command": self.command, "after_ms": self.after_ms, "steps": self.steps, "mended_ms": mended_ms,
-            "amiss": self.amiss,
+            "command": self.command, "made": self.moment.made, "after_us": self.moment.after.as_micros() as u64,
+            "steps": self.steps, "mended_ms": mended_ms, "amiss": self.amiss,
         })
     }
 }
 
 /// When to kill: at any moment of anything, or where a step was met before that was met least of all.
 #[derive(Default)]
-pub struct Aims(BTreeMap<String, Vec<(String, u64)>>);
+pub struct Aims(BTreeMap<String, Vec<(String, Moment)>>);
 
 impl Aims {
     pub fn learn(&mut self, killed: &Value) {
-        let (command, after) = (killed["command"].as_str(), killed["after_ms"].as_u64());
+        let (command, after) = (killed["command"].as_str(), killed["after_us"].as_u64());
         let Some((command, after)) = command.zip(after) else { return };
+        let moment = Moment { made: killed["made"] == true, after: Duration::from_micros(after) };
         for step in killed["steps"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            self.0.entry(step.to_owned()).or_default().push((command.to_owned(), after));
+            self.0.entry(step.to_owned()).or_default().push((command.to_owned(), moment));
         }
     }
     /// A command, and how long after it.
-    fn next(&self, dice: &mut ChaCha8Rng) -> Option<(&str, Duration)> {
+    fn next(&self, dice: &mut ChaCha8Rng) -> Option<(&str, Moment)> {
         let rarest = self.0.values().min_by_key(|met| met.len())?;
-        let (command, after) = &rarest[dice.next_u32() as usize % rarest.len()];
-        // A quarter sooner or later, as two guests are never made in the same time.
-        let off = 0.75 + 0.5 * share(dice);
-        (dice.next_u32() % 3 > 0).then(|| (command.as_str(), Duration::from_secs_f64(*after as f64 * off / 1000.0)))
+        let (command, moment) = &rarest[dice.next_u32() as usize % rarest.len()];
+        (!dice.next_u32().is_multiple_of(3)).then(|| (command.as_str(), moment.near(dice)))
     }
 }
 
@@ -78,13 +111,12 @@ pub fn suffer(bundle: &Path, seed: u64, kills: u32, aims: &mut Aims, mut told: i
     let (mut names, mut seen) = (0, 0);
     for _ in 0..kills {
         let aim = aims.next(&mut dice);
+        let there = disks(&provider);
         let (command, mut child) = act(&tenant, &mut dice, &mut names, aim.map(|(command, _)| command));
-        // The moment is what is looked for: evenly over the orders of magnitude.
-        let mut any = || SOONEST * (LATEST / SOONEST).powf(share(&mut dice)) / 1000.0;
-        let aimed = aim.filter(|(wanted, _)| *wanted == command);
-        let after = aimed.map_or_else(|| Duration::from_secs_f64(any()), |(_, after)| after);
-        std::thread::sleep(after);
+        let aimed = aim.filter(|(wanted, _)| *wanted == command).map(|(_, moment)| moment);
+        let moment = aimed.unwrap_or_else(|| Moment::any(&mut dice, command));
         let before = counted_on(&tenant);
+        moment.await_it(&provider, &there);
         node.kill();
         let began = Instant::now();
         node = start(&provider);
@@ -98,7 +130,7 @@ pub fn suffer(bundle: &Path, seed: u64, kills: u32, aims: &mut Aims, mut told: i
         let mended = began.elapsed();
         tenant.run(&["--bootstrap", &node.addr(), "vm", "list"]).ok();
         let steps = interrupted(&provider, &mut seen);
-        let killed = Killed { command, after_ms: after.as_millis() as u64, steps, mended, amiss };
+        let killed = Killed { command, moment, steps, mended, amiss };
         aims.learn(&killed.to_json());
         told(&killed);
         // A command whose provider died says so within its own deadlines.
