@@ -1,6 +1,8 @@
 //! Homes, nodes and commands for end-to-end tests: every node is a process of its own, and every command is the
 //! `golemnode` that was built beside this test.
+pub mod bargain;
 pub mod crash;
+pub mod crowd;
 pub mod hand;
 pub mod noise;
 

@@ -3,5 +3,6 @@ mod billing;
 mod frames;
 mod hostile;
 mod nat;
+mod overload;
 mod rent;
 mod simulated;

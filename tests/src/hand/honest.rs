@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 /// Each asks this often at most: a twelfth of what a node takes from one peer, and more than one asks another for long.
 const EVERY: Duration = Duration::from_millis(250);
@@ -100,6 +100,21 @@ impl Honest {
             other => Err(format!("{other:?}")),
         }
     }
+}
+
+/// All of them ask for as long as the work takes.
+pub async fn asking(honest: Vec<Honest>, work: impl Future) -> Result<(Vec<Honest>, Asked), JoinError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let tasks: Vec<_> = honest.into_iter().map(|peer| peer.ask(stop.clone())).collect();
+    work.await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut honest, mut all) = (Vec::new(), Asked::default());
+    for task in tasks {
+        let (peer, asked) = task.await?;
+        honest.push(peer);
+        all = all.and(asked);
+    }
+    Ok((honest, all))
 }
 
 /// Bytes of memory that a process holds now.

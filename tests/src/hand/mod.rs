@@ -69,7 +69,15 @@ pub struct Hand {
 impl Hand {
     /// Says who it is as one of ours would, or leaves that question to its owner, in `asked`, with all the others.
     pub async fn connect(addr: &str, names: &Names, introduces_itself: bool) -> io::Result<Hand> {
-        let key = libp2p::identity::Keypair::generate_ed25519();
+        Self::connect_as(libp2p::identity::Keypair::generate_ed25519(), addr, names, introduces_itself).await
+    }
+
+    pub async fn connect_as(
+        key: libp2p::identity::Keypair,
+        addr: &str,
+        names: &Names,
+        introduces_itself: bool,
+    ) -> io::Result<Hand> {
         let mut swarm = swarm(&key, names, introduces_itself)?;
         let addr: Multiaddr = addr.parse().map_err(io::Error::other)?;
         swarm.dial(DialOpts::unknown_peer_id().address(addr).build()).map_err(io::Error::other)?;

@@ -1,5 +1,5 @@
 //! What it takes to admit a tenant, and what a million requests leave in memory: the provider's core on a real store.
-use crate::provider::{Provider, create_id, simulated_image, spec, tenant};
+use crate::provider::{Provider, simulated_image};
 use crate::stats::{millis, percentile};
 use crate::streams::Result;
 use node::store::Store;
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tests::Home;
+use tests::bargain::{SMALLEST, create_id, key as tenant, spec};
 
 /// Of each pair of a benchmark; ten pairs make 5,000.
 const ADMISSIONS: usize = 500;
@@ -126,7 +127,7 @@ impl Crowd {
         let (peer, block) = (stranger(n), Block::of_ip(std::net::Ipv4Addr::from(0x2d00_0000 + (n as u32 * 97)).into()));
         let quote = |resources| spec(resources).map(|spec| QuoteReq { create_id: create_id(n), spec });
         let lease = self.standing[n as usize % self.standing.len()];
-        let small = Resources::new(1, 128, 1);
+        let small = SMALLEST;
         let request = match n % 20 {
             0..=9 => Request::Quote(quote(small)?),
             10 | 11 => {

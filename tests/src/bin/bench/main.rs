@@ -6,6 +6,7 @@ mod boot;
 mod child;
 mod copies;
 mod idle;
+mod overload;
 mod provider;
 mod restart;
 mod stats;
@@ -21,7 +22,8 @@ use streams::Result;
 use tests::noise::{Neighbours, Plan};
 use tests::{Home, PATIENCE, eventually, guest};
 
-const SECTIONS: [&str; 9] = ["create", "scp", "noise", "stream", "start", "memory", "admission", "requests", "restart"];
+const SECTIONS: [&str; 10] =
+    ["create", "scp", "noise", "stream", "start", "memory", "admission", "requests", "restart", "overload"];
 /// Fewer give no interval worth the name.
 const PAIRS: usize = 10;
 
@@ -54,6 +56,7 @@ async fn role(args: &[String]) -> Result<()> {
         "let" => tokio::task::block_in_place(|| restart::let_all(arg(1)?, arg(2)?)),
         "reconcile" => restart::reconcile(arg(1)?, arg(2)?).await,
         "libvirt" => tokio::task::block_in_place(|| idle::libvirt(arg(1)?)),
+        "overload" => overload::crowd(arg(1)?).await,
         "provide" => provide(arg(1)?, arg(2)?).await,
         other => Err(format!("no role {other}").into()),
     }
@@ -108,6 +111,9 @@ fn bench(args: &[String]) -> Result<()> {
     }
     if wants("restart") {
         restart::run()?;
+    }
+    if wants("overload") {
+        tokio::runtime::Runtime::new()?.block_on(overload::run())?;
     }
     if wants("stream") || wants("scp") {
         loopback(&wants, pairs)?;

@@ -6,18 +6,15 @@ use protocol::core::provider::{Offer, OfferedImage, Offering};
 use protocol::core::{Effect, Input, NodeCore, StoreOp};
 use protocol::envelope::Sealed;
 use protocol::job::JobReport;
-use protocol::lease::{ACCEPT_LIFE, Accept, Confirm, Grant, Quote};
-use protocol::message::{ConfirmReq, Frame, QuoteReq, Request, Response, VmPhase};
-use protocol::names::{Arch, CreateId, Digest, Egress, Isolation, IsolationWanted, LeaseId, Network};
-use protocol::seed::Seed;
+use protocol::lease::{Grant, Quote};
+use protocol::message::{Frame, Request, Response, VmPhase};
+use protocol::names::{Arch, CreateId, Digest, Egress, Isolation, LeaseId, Network};
 use protocol::shard::Block;
-use protocol::spec::VmSpec;
 use protocol::units::{DiskGib, Millis, Resources, Timestamp};
 use protocol::{Keypair, PeerId};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-pub const IMAGE: &str = "tiny";
+use tests::bargain::{self, IMAGE, SMALLEST, Taker};
 
 pub fn simulated_image() -> Digest {
     backends::memory::MemoryOptions::digest_of(IMAGE)
@@ -44,7 +41,7 @@ impl Provider {
     pub fn open(dir: &Path, key: Keypair, network: Network, vms: u32, image: Digest) -> Result<Self> {
         let (store, now) = (Store::open(dir)?, node::clock::now());
         let core = NodeCore::new(now, key, network.clone(), node::config::random_32()?, store.state()?)?;
-        let mut provider = Provider { core, store, now, network, seed: seed()?, token: 0, kept: Vec::new() };
+        let mut provider = Provider { core, store, now, network, seed: bargain::seed()?, token: 0, kept: Vec::new() };
         provider.input(Input::Offer(Offering::Vms(Box::new(offer(vms, image)?))))?;
         Ok(provider)
     }
@@ -88,25 +85,19 @@ impl Provider {
         self.ask_raw(from, None, body)
     }
 
+    fn taker<'a>(&'a self, key: &'a Keypair) -> Taker<'a> {
+        Taker { key, network: &self.network, seed: &self.seed, now: self.now }
+    }
+
     /// Quote and accept, with the time from request to answer of both.
     pub fn admit(&mut self, tenant: &Keypair, create_id: CreateId) -> Result<(Sealed<Grant>, Duration)> {
         let me = tenant.peer_id();
-        let quoted = self.ask(me, Request::Quote(QuoteReq { create_id, spec: spec(Resources::new(1, 128, 1))? }))?;
+        let quoted = self.ask(me, bargain::quote(create_id, SMALLEST)?)?;
         let Response::Quote(quote) = quoted.response else {
             return Err(format!("a quote was answered with {:?}", quoted.response).into());
         };
         let quote: Sealed<Quote> = quote.open(&self.network).map_err(|error| error.to_string())?;
-        let accept = Accept {
-            network: self.network.clone(),
-            provider: quote.provider,
-            requestor: me,
-            quote_hash: quote.digest(),
-            create_id,
-            seed_hash: Digest::of(&self.seed),
-            nonce: 1,
-            expires: self.now + ACCEPT_LIFE,
-        };
-        let granted = self.ask(me, Request::Accept(Sealed::seal(accept, tenant).signed().clone()))?;
+        let granted = self.ask(me, self.taker(tenant).accept(&quote, create_id))?;
         let Response::Granted(grant) = granted.response else {
             return Err(format!("an accept was answered with {:?}", granted.response).into());
         };
@@ -117,16 +108,8 @@ impl Provider {
     /// A lease whose VM runs.
     pub fn lease(&mut self, tenant: &Keypair, create_id: CreateId) -> Result<LeaseId> {
         let (grant, _) = self.admit(tenant, create_id)?;
-        let confirm = Confirm {
-            network: self.network.clone(),
-            provider: grant.provider,
-            requestor: tenant.peer_id(),
-            lease_id: grant.lease_id,
-            grant_hash: grant.digest(),
-            expires: self.now + Millis::secs(30),
-        };
-        let confirm = Sealed::seal(confirm, tenant).signed().clone();
-        self.ask(tenant.peer_id(), Request::Confirm(ConfirmReq { confirm, seed: self.seed.clone() }))?;
+        let confirm = self.taker(tenant).confirm(&grant);
+        self.ask(tenant.peer_id(), confirm)?;
         self.done(grant.lease_id, VmPhase::Running)?;
         Ok(grant.lease_id)
     }
@@ -144,30 +127,6 @@ impl Provider {
     }
 }
 
-pub fn tenant(n: u64) -> Keypair {
-    let mut secret = [7; 32];
-    secret[..8].copy_from_slice(&n.to_le_bytes());
-    Keypair::from_secret(&secret)
-}
-pub fn create_id(n: u64) -> CreateId {
-    CreateId(u128::from(n).to_be_bytes())
-}
-pub fn spec(resources: Resources) -> Result<VmSpec> {
-    Ok(VmSpec {
-        resources,
-        image: IMAGE.parse()?,
-        isolation: IsolationWanted::Any,
-        arch: None,
-        backend: None,
-        ports: vec![],
-        duration: Millis::secs(24 * 3600),
-    })
-}
-/// With a key of its own: whoever makes the guest looks at it.
-fn seed() -> Result<Vec<u8>> {
-    let (host_key, public) = node::ssh::generate("bench")?;
-    Ok(Seed { hostname: "web".parse()?, authorized_keys: vec![public], host_key, user_data: None }.encode())
-}
 fn offer(vms: u32, digest: Digest) -> Result<Offer> {
     let image = OfferedImage { digest, user: "root".parse()?, least_disk: DiskGib(1) };
     Ok(Offer {
@@ -179,7 +138,7 @@ fn offer(vms: u32, digest: Digest) -> Result<Offer> {
         egress: Egress::None,
         total: Resources::new(vms, 1024 * u64::from(vms), 10 * u64::from(vms)),
         max_vms: vms,
-        minimum: Resources::new(1, 128, 1),
+        minimum: SMALLEST,
         max_lease: Millis::secs(30 * 86_400),
         prepaid: false,
         policy: Default::default(),

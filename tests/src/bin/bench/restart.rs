@@ -1,7 +1,7 @@
 //! A provider with a hundred leases that is killed and started again: until every difference between its ledger and
 //! its hypervisor has been looked at, and until all are mended.
 use crate::child::{Child, say};
-use crate::provider::{IMAGE, Provider, create_id, simulated_image, tenant};
+use crate::provider::{Provider, simulated_image};
 use crate::stats::{median, percentile};
 use crate::streams::Result;
 use backends::images::{ImageStore, ImportSource};
@@ -19,6 +19,7 @@ use protocol::units::{DiskGib, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use tests::bargain::{IMAGE, create_id, key as tenant};
 use tests::{Home, PATIENCE};
 
 const LEASES: u64 = 100;

@@ -5,12 +5,10 @@ use protocol::names::Network;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tests::hand::attack::{self, Attack, CONNECTIONS};
 use tests::hand::frames::Target;
-use tests::hand::honest::{Asked, Honest, resident};
+use tests::hand::honest::{Asked, Honest, asking, resident};
 use tests::{Home, Node};
 
 const NETWORK: &str = "hostile";
@@ -107,21 +105,6 @@ async fn defend(args: &[String]) -> Result<bool> {
     println!("most that it grew: {:.1} MiB (goal: 32)", growth as f64 / f64::from(1 << 20));
     // What became of the node is said whatever was missed before.
     Ok(is_well(&home, &node) && good && growth <= MOST_GROWTH)
-}
-
-/// All of them ask for as long as the work takes.
-async fn asking(honest: Vec<Honest>, work: impl Future) -> Result<(Vec<Honest>, Asked)> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let tasks: Vec<_> = honest.into_iter().map(|peer| peer.ask(stop.clone())).collect();
-    work.await;
-    stop.store(true, Ordering::Relaxed);
-    let (mut honest, mut all) = (Vec::new(), Asked::default());
-    for task in tasks {
-        let (peer, asked) = task.await?;
-        honest.push(peer);
-        all = all.and(asked);
-    }
-    Ok((honest, all))
 }
 
 async fn under_attack(
