@@ -169,6 +169,7 @@ fn offer() -> Offer {
         isolation: Isolation::Emulated,
         egress: Egress::None,
         total: Resources::SMALL,
+        overcommit_cpu: Default::default(),
         max_vms: 1,
         minimum: Resources::SMALL,
         max_lease: Millis(HOUR),

@@ -5,7 +5,7 @@ use crate::identity::PeerId;
 use crate::money::Price;
 use crate::names::{Arch, BackendKind, Country, Egress, ImageName, Isolation, Network, NodeName, PeerAddr};
 use crate::spec::Query;
-use crate::units::{Millis, Resources, Timestamp};
+use crate::units::{Millis, Overcommit, Resources, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// How long an advert lives. Fixed by the protocol: everybody must agree on when a silent provider is gone.
@@ -44,6 +44,8 @@ pub struct Terms {
     pub free: Resources,
     /// The largest VM it ever offers; this, not what is free now, places it on the board.
     pub largest: Resources,
+    #[serde(default, skip_serializing_if = "Overcommit::is_none")]
+    pub overcommit_cpu: Overcommit,
     pub price: Price,
     pub images: Vec<ImageName>,
 }

@@ -30,6 +30,7 @@ fn terms() -> Terms {
         egress: Egress::None,
         free: Resources::LARGE,
         largest: Resources::LARGE,
+        overcommit_cpu: Default::default(),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         images: vec!["tiny".parse().unwrap()],
     }

@@ -87,6 +87,8 @@ pub enum Request {
     },
     /// The requestor finds the latest receipt to be right.
     Countersign(Signed),
+    /// A provider to its tenants: its node stops, and what it lets runs on.
+    Away,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -89,6 +89,7 @@ mod tests {
             egress: Egress::None,
             free: Resources::LARGE,
             largest: Resources::LARGE,
+            overcommit_cpu: Default::default(),
             price: Price { per_hour: price.parse().unwrap(), currency: "EUR".parse().unwrap() },
             images: vec![],
         }

@@ -223,6 +223,27 @@ impl fmt::Display for Resources {
     }
 }
 
+/// CPUs that are let for each hundred that the host has: above 100, VMs share them when all are busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overcommit(pub u16);
+
+impl Overcommit {
+    pub fn of(factor: f64) -> Self {
+        Overcommit((factor * 100.0).round() as u16)
+    }
+    pub fn factor(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+impl Default for Overcommit {
+    fn default() -> Self {
+        Overcommit(100)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

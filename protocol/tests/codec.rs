@@ -72,6 +72,7 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(id, time)| Request::RenewQuote { lease_id: LeaseId(id), duration: Millis(time) }),
         (signed(), signed()).prop_map(|(quote, renew)| Request::Renew { quote, renew }),
         signed().prop_map(Request::Countersign),
+        Just(Request::Away),
     ]
 }
 fn phase() -> impl Strategy<Value = VmPhase> {

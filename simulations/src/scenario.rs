@@ -92,6 +92,7 @@ impl Scenario {
             isolation: Isolation::Emulated,
             egress: Egress::None,
             total,
+            overcommit_cpu: Default::default(),
             max_vms,
             minimum: Resources::new(1, 512, 1),
             max_lease: Millis::secs(7 * 86_400),

@@ -110,6 +110,7 @@ fn a_large_board_is_read_in_pages() {
             egress: Egress::None,
             free: Resources::LARGE,
             largest: Resources::LARGE,
+            overcommit_cpu: Default::default(),
             price: offer.price.clone(),
             images: offer.images.keys().cloned().collect(),
         };

@@ -79,6 +79,7 @@ fn advert(key: &Keypair, seq: u64, issued: Timestamp) -> Advert {
             egress: Egress::None,
             free: Resources::LARGE,
             largest: Resources::LARGE,
+            overcommit_cpu: Default::default(),
             price: protocol::money::Price { per_hour: "0".parse().unwrap(), currency: "EUR".parse().unwrap() },
             images: vec!["tiny".parse().unwrap()],
         },

@@ -299,6 +299,13 @@ fn a_drained_provider_lets_nothing_new_also_after_a_restart_until_it_resumes() {
     assert_eq!(r.json(&["vm", "restart", "web"])["status"], "running");
     p.run(&["node", "stop"]).ok();
     drop(provider);
+    let vm = eventually("its tenant knows why it is out of reach", PATIENCE, || {
+        let vm = r.json(&["vm", "info", "web"]);
+        (vm["status"] == "unknown").then_some(vm)
+    });
+    assert!(vm["status_detail"].as_str().is_some_and(|said| said.contains("node was stopped")), "{vm}");
+    let events = r.run(&["events"]).ok().stdout();
+    assert!(events.contains("VM 'web' runs on, out of reach until it is back"), "{events}");
 
     let provider = p.node(&PROVIDE);
     let said = p.run(&["provider", "status"]).ok().stdout();

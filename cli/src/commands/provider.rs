@@ -156,6 +156,7 @@ fn info_text(view: &ProviderView) -> String {
         ("egress", Some(view.egress.to_string())),
         ("free", Some(view.free.to_string())),
         ("largest VM", Some(view.largest.to_string())),
+        ("CPUs let", (view.overcommit_cpu != 1.0).then(|| format!("{} for each that it has", view.overcommit_cpu))),
         ("price", Some(format!("{} {}/h", view.price_per_hour, view.currency))),
         ("images", Some(some_of(&view.images, 99))),
         ("latency", view.latency_ms.map(|ms| format!("{ms} ms"))),

@@ -154,6 +154,7 @@ impl Actor {
             egress: terms.egress,
             free: terms.free,
             largest: terms.largest,
+            overcommit_cpu: terms.overcommit_cpu.factor(),
             price_per_hour: terms.price.per_hour,
             currency: terms.price.currency.clone(),
             images: terms.images.clone(),
@@ -170,7 +171,11 @@ impl Actor {
         let status = status_of(rental, now);
         let release = rental.deal.as_ref().and_then(|deal| self.core.requestor().release_of(deal.lease_id));
         let detail = match (status, rental.unreachable_since) {
-            (VmStatus::Unknown, _) => Some(format!("provider unreachable; last seen {}", clock::rfc3339(rental.seen))),
+            (VmStatus::Unknown, _) => {
+                let stopped = rental.fault.as_ref().filter(|fault| fault.code == ErrorCode::Unavailable);
+                let why = stopped.map_or("provider unreachable", |fault| fault.message.as_str());
+                Some(format!("{why}; last seen {}", clock::rfc3339(rental.seen)))
+            }
             (VmStatus::Destroying, _) => release.and_then(|release| {
                 let why = release.unreachable.as_ref()?;
                 Some(format!("the release has not got through yet ({}); it is tried on", why.message))

@@ -246,6 +246,11 @@ pub enum ProviderSort {
     Score,
 }
 
+/// Of a node that does not say: it is older.
+fn one() -> f64 {
+    1.0
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProviderView {
     pub peer_id: PeerId,
@@ -258,6 +263,9 @@ pub struct ProviderView {
     pub free: Resources,
     /// The largest VM it ever offers.
     pub largest: Resources,
+    /// CPUs that it lets for each that it has.
+    #[serde(default = "one")]
+    pub overcommit_cpu: f64,
     pub price_per_hour: Amount,
     pub currency: Currency,
     pub images: Vec<ImageName>,

@@ -6,7 +6,7 @@ use protocol::core::provider::jobs::Slots;
 use protocol::core::provider::{Offer, OfferedImage, Offering, Policy};
 use protocol::money::Price;
 use protocol::names::{Arch, ImageName};
-use protocol::units::{DiskGib, MemoryMib, Millis, Resources};
+use protocol::units::{DiskGib, MemoryMib, Millis, Overcommit, Resources};
 use std::collections::BTreeMap;
 
 /// What is kept back for the host itself, unless the settings say what to sell.
@@ -31,14 +31,12 @@ pub async fn survey(
         Err(fault) => return Offering::Nothing { reason: fault.message },
     };
     let capabilities = backend.capabilities().await;
-    let overcommitted =
-        (f64::from(settings.offer_cpus.unwrap_or_else(|| host.cpus.saturating_sub(RESERVE.cpus).max(1)))
-            * settings.overcommit_cpu) as u32;
+    let cpus = settings.offer_cpus.unwrap_or_else(|| host.cpus.saturating_sub(RESERVE.cpus).max(1));
     // Disks are sparse: what a guest has not written yet still shows as free, though it is let.
     let disk = host.disk_gib_free.0.saturating_sub(RESERVE.disk_gib.0).max(let_out.disk_gib.0);
     let memory = host.memory_mib.0.saturating_sub(RESERVE.memory_mib.0);
     let total = Resources {
-        cpus: overcommitted,
+        cpus: (f64::from(cpus) * settings.overcommit_cpu) as u32,
         memory_mib: settings.offer_memory.unwrap_or(MemoryMib(memory)),
         disk_gib: settings.offer_disk.unwrap_or(DiskGib(disk)).min(DiskGib(disk)),
     };
@@ -50,6 +48,7 @@ pub async fn survey(
         isolation: capabilities.isolation,
         egress: capabilities.egress,
         total,
+        overcommit_cpu: Overcommit::of(settings.overcommit_cpu),
         max_vms: settings.max_vms,
         minimum: Resources { cpus: settings.min_cpus, memory_mib: settings.min_memory, disk_gib: settings.min_disk },
         max_lease: Millis(settings.max_lease.as_millis() as u64),

@@ -280,7 +280,7 @@ impl NodeCore {
             Input::ClockSet { by } => self.provider.clock_set(ctx, by),
             Input::Drain => self.provider.drain(),
             Input::Undrain => self.provider.undrain(),
-            Input::Stop => self.provider.stop(),
+            Input::Stop => self.provider.stop(ctx),
             Input::Tick => {}
         }
         self.advance(now);
@@ -385,6 +385,10 @@ impl NodeCore {
                     Err(refusal) => Response::Refused(refusal),
                 };
                 ctx.reply(token, response);
+            }
+            Request::Away => {
+                self.requestor.provider_stops(ctx, from);
+                ctx.reply(token, Response::Posted);
             }
             other => self.provider.request(ctx, token, from, block, other),
         }

@@ -66,6 +66,7 @@ pub fn advert(by: &Keypair) -> Advert {
         egress: Egress::None,
         free: Resources::LARGE,
         largest: Resources::LARGE,
+        overcommit_cpu: Default::default(),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
         images: vec!["debian:12".parse().unwrap(), "tiny".parse().unwrap()],
     };
@@ -85,6 +86,7 @@ fn offer() -> Offer {
         isolation: Isolation::Hardware,
         egress: Egress::None,
         total: Resources::LARGE,
+        overcommit_cpu: Default::default(),
         max_vms: 4,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),

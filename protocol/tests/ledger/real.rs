@@ -58,6 +58,7 @@ impl Cast {
             isolation: Isolation::Emulated,
             egress: Egress::None,
             total: resources(UNITS),
+            overcommit_cpu: Default::default(),
             max_vms: SLOTS,
             minimum: resources(1),
             max_lease: Millis(DURATION),

@@ -30,6 +30,7 @@ fn terms(offer: &Offer) -> protocol::advert::Terms {
         egress: offer.egress,
         free: offer.total,
         largest: offer.total,
+        overcommit_cpu: Default::default(),
         price: offer.price.clone(),
         images: offer.images.keys().cloned().collect(),
     }

@@ -161,6 +161,7 @@ fn requests() -> Vec<Request> {
         Request::RenewQuote { lease_id, duration: Millis::secs(7200) },
         Request::Renew { quote: accept.signed().clone(), renew: confirm.signed().clone() },
         Request::Countersign(confirm.signed().clone()),
+        Request::Away,
     ];
     all.extend(postings().into_iter().map(Request::Post));
     all.extend(shards::requests().into_iter().map(Request::Shard));

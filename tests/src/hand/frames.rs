@@ -222,6 +222,7 @@ fn posting(network: &str, issued: Timestamp) -> Posting {
         egress: Egress::None,
         free: Resources::LARGE,
         largest: Resources::LARGE,
+        overcommit_cpu: Default::default(),
         price: protocol::money::Price {
             per_hour: "0".parse().expect("money"),
             currency: "EUR".parse().expect("money"),

@@ -22,7 +22,7 @@ use crate::names::{
 use crate::quota::{QuotaRow, Quotas, Tier};
 use crate::refusal::Refusal;
 use crate::shard::Block;
-use crate::units::{DiskGib, Millis, Resources, Timestamp};
+use crate::units::{DiskGib, Millis, Overcommit, Resources, Timestamp};
 use jobs::{Jobs, Slots};
 use metering::Metering;
 use reconcile::Looks;
@@ -62,6 +62,7 @@ pub struct Offer {
     pub egress: Egress,
     /// What there is to let in all, overcommitment included.
     pub total: Resources,
+    pub overcommit_cpu: Overcommit,
     pub max_vms: u32,
     /// Below this nothing is advertised.
     pub minimum: Resources,
@@ -241,10 +242,16 @@ impl Provider {
     pub fn jobs(&self) -> &Jobs {
         &self.jobs
     }
-    /// No new work, and no job is begun any more: what waits is on disk.
-    pub fn stop(&mut self) {
+    /// No new work, and no job is begun any more: what waits is on disk. Whoever has a VM here is told; who is not
+    /// reached finds out by itself.
+    pub fn stop(&mut self, ctx: &mut Ctx) {
         self.stopping = true;
         self.drain();
+        let tenants: BTreeSet<PeerId> =
+            self.ledger.leases().filter(|row| row.counts()).map(|row| row.requestor).collect();
+        for tenant in tenants {
+            ctx.send(tenant, Request::Away);
+        }
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -321,6 +328,7 @@ impl Provider {
             egress: offer.egress,
             free: self.ledger.free(),
             largest: offer.total,
+            overcommit_cpu: offer.overcommit_cpu,
             price: offer.price.clone(),
             images: offer.images.keys().take(crate::advert::MAX_IMAGES).cloned().collect(),
         })
@@ -346,7 +354,7 @@ impl Provider {
             }
             Request::Renew { quote, renew } => ("a renewal", self.renew(ctx, from, quote, renew)),
             Request::Countersign(signed) => ("a countersignature", self.countersigned(ctx, from, signed)),
-            Request::Board { .. } | Request::Post(_) | Request::Shard(_) => return,
+            Request::Board { .. } | Request::Post(_) | Request::Shard(_) | Request::Away => return,
         };
         let response = answer.unwrap_or_else(|refusal| {
             note_refusal(ctx, from, what, &refusal);

@@ -5,6 +5,7 @@ use super::{MAX_POWERS, POWER_TRIES, Phase, Power, Requestor, UNANSWERED, no_suc
 use crate::board::Board;
 use crate::core::{Ctx, Effect, EventKind, RpcFailure, Severity};
 use crate::error::{ErrorCode, Fault};
+use crate::identity::PeerId;
 use crate::message::{LeaseStage, LeaseStatus, PowerAction, Request, Response, VmPhase};
 use crate::names::{ActId, CreateId};
 use crate::refusal::Refusal;
@@ -16,6 +17,11 @@ const AT_REST: Millis = Millis::secs(30);
 const WATCH_SPACING: Millis = Millis(20);
 /// A provider that answers a watch at once without news (it has too many) is asked again after this.
 const NO_NEWS: Millis = Millis::secs(1);
+const STOPS: &str = "its provider's node was stopped";
+
+fn is_stop(fault: &Fault) -> bool {
+    fault.code == ErrorCode::Unavailable && fault.message == STOPS
+}
 
 impl Requestor {
     pub(super) fn watch(&mut self, ctx: &mut Ctx, id: CreateId) {
@@ -65,10 +71,28 @@ impl Requestor {
                 let fault = refused(other);
                 self.again(ctx, id);
                 if let Some(rental) = self.rentals.get_mut(&id) {
+                    let said_why = rental.unreachable_since.is_some() && rental.fault.as_ref().is_some_and(is_stop);
                     rental.unreachable_since.get_or_insert(ctx.now);
-                    rental.fault = Some(fault);
+                    rental.fault = rental.fault.take().filter(|_| said_why).or(Some(fault));
                 }
                 ctx.effect(Effect::Rental(id));
+            }
+        }
+    }
+
+    /// This peer's node stops. Whatever it says, it only concerns the VMs that we have there, until it answers again.
+    pub fn provider_stops(&mut self, ctx: &mut Ctx, peer: PeerId) {
+        let there = |rental: &&mut super::Rental| {
+            rental.phase == Phase::Leased && rental.deal.as_ref().is_some_and(|deal| deal.provider == peer)
+        };
+        for rental in self.rentals.values_mut().filter(there) {
+            let known = rental.unreachable_since.replace(ctx.now).is_some();
+            rental.fault = Some(Fault::new(ErrorCode::Unavailable, STOPS));
+            ctx.effect(Effect::Rental(rental.create_id));
+            if !known {
+                let name = rental.name.to_string();
+                let message = format!("{}: {STOPS}; VM '{name}' runs on, out of reach until it is back", peer.short());
+                ctx.event(EventKind::Market, Severity::Warning, message, Some(name));
             }
         }
     }

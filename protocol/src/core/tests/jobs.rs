@@ -224,3 +224,25 @@ fn a_process_that_ends_begins_nothing_and_says_nothing_of_what_waits() {
     assert_eq!(begun(&power(&mut node, ids[0], 1, FORCED)), []);
     assert_eq!(switches(&node.restart()), 1, "the next process does it");
 }
+
+#[test]
+fn each_tenant_is_told_once_that_the_node_stops() {
+    let mut node = Node::provider(4);
+    for (tenant, create) in [(2, 1), (2, 2), (3, 3)] {
+        let id = node.lease(tenant, create);
+        node.done(id, VmPhase::Running);
+    }
+    let gone = node.lease(4, 4);
+    node.ask(4, Request::Release(gone));
+    node.done(gone, VmPhase::Gone);
+    let effects = node.input(Input::Stop);
+    let told = effects.iter().filter_map(|effect| match effect {
+        Effect::Send { to, body, .. } => Some((*to, Frame::<Request>::decode(body).unwrap().body)),
+        _ => None,
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort_by_key(|(to, _)| *to);
+    let mut wanted = [2, 3].map(|n| (key(n).peer_id(), Request::Away));
+    wanted.sort_by_key(|(to, _)| *to);
+    assert_eq!(told, wanted);
+}

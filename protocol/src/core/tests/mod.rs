@@ -65,6 +65,7 @@ fn offer(vms: u32) -> Offer {
         isolation: Isolation::Emulated,
         egress: Egress::None,
         total: Resources::new(vms, 1024 * u64::from(vms), 10 * u64::from(vms)),
+        overcommit_cpu: Default::default(),
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),

@@ -478,3 +478,31 @@ fn a_quote_that_others_may_take_first_is_the_last_choice() {
         assert!(is_new || !some_free, "one that nobody else is deciding on");
     }
 }
+
+#[test]
+fn a_provider_that_stops_says_so_of_its_own_vms_only_and_is_looked_for_all_the_same() {
+    let mut node = requestor(&[1]);
+    let (lease_id, rpc) = rent(&mut node);
+    answer(&mut node, rpc, Response::Status(status(lease_id, 2, VmPhase::Running)));
+    let away = |node: &Node| {
+        let rental = node.core.requestor().rental(CreateId([1; 16])).unwrap();
+        rental.unreachable_since.map(|_| rental.fault.as_ref().map(|fault| fault.code))
+    };
+    let warned = |effects: &[Effect]| {
+        let says = |effect: &&Effect| matches!(effect, Effect::Event(event) if event.message.contains("runs on"));
+        effects.iter().filter(says).count()
+    };
+    assert_eq!((warned(&node.ask_all(9, Request::Away)), away(&node)), (0, None), "a stranger");
+    assert_eq!(warned(&node.ask_all(1, Request::Away)), 1);
+    assert_eq!(warned(&node.ask_all(1, Request::Away)), 0, "that is known");
+    assert_eq!(away(&node), Some(Some(ErrorCode::Unavailable)));
+    // It cannot be reached, and the reason is known.
+    let asked = node.wait(Millis::secs(33));
+    let [(rpc, _, Request::Status(_))] = &sent(&asked)[..] else { panic!("a question") };
+    node.input(Input::Response { rpc: *rpc, result: Err(RpcFailure::Timeout) });
+    assert_eq!(away(&node), Some(Some(ErrorCode::Unavailable)));
+    let asked = node.wait(Millis::secs(33));
+    let [(rpc, _, Request::Status(_))] = &sent(&asked)[..] else { panic!("a question") };
+    answer(&mut node, *rpc, Response::Status(status(lease_id, 2, VmPhase::Running)));
+    assert_eq!(away(&node), None);
+}

@@ -68,6 +68,7 @@ pub fn terms() -> Terms {
         egress: Egress::None,
         free: Resources::LARGE,
         largest: Resources::LARGE,
+        overcommit_cpu: Default::default(),
         price: Price { per_hour: read("0.02"), currency: read("EUR") },
         images: vec![read("tiny"), read("debian:12")],
     }
@@ -92,6 +93,7 @@ fn offer(vms: u32) -> Offer {
         isolation: Isolation::Emulated,
         egress: Egress::None,
         total: Resources::new(vms, 1024 * u64::from(vms), 10 * u64::from(vms)),
+        overcommit_cpu: Default::default(),
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),

@@ -137,6 +137,7 @@ fn offer(vms: u32, digest: Digest) -> Result<Offer> {
         isolation: Isolation::Simulated,
         egress: Egress::None,
         total: Resources::new(vms, 1024 * u64::from(vms), 10 * u64::from(vms)),
+        overcommit_cpu: Default::default(),
         max_vms: vms,
         minimum: SMALLEST,
         max_lease: Millis::secs(30 * 86_400),
