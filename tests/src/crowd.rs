@@ -6,7 +6,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use protocol::Keypair;
 use protocol::envelope::Sealed;
 use protocol::lease::{Grant, Quote};
-use protocol::message::{Frame, Request, Response};
+use protocol::message::{Frame, Request, Response, VmPhase};
 use protocol::names::Network;
 use protocol::refusal::Refusal;
 use rand_chacha::ChaCha8Rng;
@@ -196,9 +196,18 @@ impl Customer {
     }
 
     async fn keep(&mut self, confirm: Request, stays: Duration) -> io::Result<()> {
-        match self.ask(confirm).await? {
-            Response::Active { .. } => {}
+        let mut status = match self.ask(confirm).await? {
+            Response::Active { status, .. } => status,
             other => return Err(io::Error::other(format!("what was granted is not given: {other:?}"))),
+        };
+        while status.vm != VmPhase::Running {
+            if let VmPhase::Failed | VmPhase::Destroying | VmPhase::Gone = status.vm {
+                return Err(io::Error::other(format!("what was granted has failed: {:?}", status.fault)));
+            }
+            status = match self.ask(Request::Watch { lease_id: status.lease_id, seen: status.revision }).await? {
+                Response::Status(status) => status,
+                other => return Err(io::Error::other(format!("nothing is said of it: {other:?}"))),
+            };
         }
         self.front.clone().wait(stays).await;
         Ok(())

@@ -21,6 +21,9 @@ const STANDING: u64 = 100;
 /// Where the memory is looked at.
 const FIRST: u64 = 100_000;
 const LAST: u64 = 1_000_000;
+/// One in so many is a VM that is rented and given back: what is kept of those that ended (`MAX_ENDED`) is as much as it
+/// may be long before the first look.
+const LEASE_EVERY: u64 = 50;
 
 pub fn run(pairs: usize) -> Result<()> {
     for standing in [0, STANDING] {
@@ -118,8 +121,8 @@ struct Crowd {
 
 impl Crowd {
     fn one(&mut self, provider: &mut Provider, n: u64) -> Result<()> {
-        if n.is_multiple_of(200) {
-            let tenant = &self.tenants[(n / 200 % TENANTS) as usize];
+        if n.is_multiple_of(LEASE_EVERY) {
+            let tenant = &self.tenants[(n / LEASE_EVERY % TENANTS) as usize];
             let lease = provider.lease(tenant, create_id(n))?;
             return provider.release(tenant.peer_id(), lease);
         }

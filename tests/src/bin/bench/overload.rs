@@ -22,7 +22,8 @@ pub async fn run() -> Result<()> {
     println!("\n## Overload: {TENANTS} who rent and {ASKERS} who only ask, for {SLOTS} VMs");
     let home = Home::new();
     home.config(&format!(
-        "min_memory = \"128M\"\nmin_disk = \"1G\"\nmax_vms = {SLOTS}\ndefault_image = \"{}\"\n",
+        "min_memory = \"128M\"\nmin_disk = \"1G\"\nmax_vms = {SLOTS}\noffer_cpus = {SLOTS}\n\
+         default_image = \"{}\"\n",
         bargain::IMAGE
     ));
     let node = home.node(&["--provide", "--backend", "memory", "--network", NETWORK]);
