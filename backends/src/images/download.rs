@@ -375,7 +375,8 @@ fn validator(headers: &HeaderMap) -> Option<String> {
     if text(ACCEPT_RANGES).is_some_and(|units| units.eq_ignore_ascii_case("none")) {
         return None;
     }
-    text(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| text(LAST_MODIFIED))
+    // Whichever of the two it came in, If-Range would read it as a weak tag.
+    [ETAG, LAST_MODIFIED].into_iter().filter_map(text).find(|value| !value.starts_with("W/"))
 }
 
 /// What a server's headers are taken to say: the length, what vouches for the bytes, how a download goes on.
@@ -457,6 +458,7 @@ mod tests {
         };
         assert_eq!(validator(&headers(&[(ETAG, "\"a\""), (LAST_MODIFIED, "d")])).as_deref(), Some("\"a\""));
         assert_eq!(validator(&headers(&[(ETAG, "W/\"a\""), (LAST_MODIFIED, "d")])).as_deref(), Some("d"));
+        assert_eq!(validator(&headers(&[(LAST_MODIFIED, "W/d")])), None);
         assert_eq!(validator(&headers(&[(ETAG, "\"a\""), (ACCEPT_RANGES, "none")])), None);
         assert_eq!(validator(&headers(&[])), None);
     }
