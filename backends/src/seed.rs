@@ -126,7 +126,8 @@ pub(crate) fn public_half(private: &str) -> Option<String> {
     rest = rest.get(4..)?;
     let (length, after) = rest.split_at_checked(4)?;
     let blob = after.get(..u32::from_be_bytes(length.try_into().ok()?) as usize)?;
-    Some(format!("ssh-ed25519 {}", STANDARD.encode(blob)))
+    // A key of another kind would be a line that sshd does not read.
+    blob.starts_with(b"\0\0\0\x0bssh-ed25519").then(|| format!("ssh-ed25519 {}", STANDARD.encode(blob)))
 }
 
 fn archive(parts: &[(&str, &str)]) -> String {
@@ -219,6 +220,20 @@ mod tests {
         for good in ["#cloud-config\npackages: [git]\n", "#cloud-config\n", "#!/bin/sh\necho hi\n"] {
             check_user_data(good).unwrap();
         }
+    }
+
+    #[test]
+    fn only_an_ed25519_key_has_a_public_half() {
+        let key = |blob: &[u8]| {
+            let length = u32::try_from(blob.len()).unwrap().to_be_bytes();
+            let none = [0, 0, 0, 0].repeat(3);
+            let bytes = [b"openssh-key-v1\0", none.as_slice(), &[0, 0, 0, 1], &length, blob].concat();
+            format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n", STANDARD.encode(bytes))
+        };
+        let blob = [b"\0\0\0\x0bssh-ed25519\0\0\0\x20".as_slice(), &[7; 32]].concat();
+        assert_eq!(public_half(&key(&blob)).unwrap(), format!("ssh-ed25519 {}", STANDARD.encode(&blob)));
+        assert_eq!(public_half(&key(b"\0\0\0\x07ssh-rsa")), None);
+        assert_eq!(public_half(&key(b"")), None);
     }
 
     #[test]
