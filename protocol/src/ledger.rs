@@ -23,6 +23,7 @@ use crate::spec::VmSpec;
 use crate::units::{Millis, Resources, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Open holds of one requestor: as many VMs as it makes at once here. A further one drops the oldest.
 pub const HOLDS_PER_REQUESTOR: usize = 16;
@@ -160,6 +161,20 @@ pub fn warn_before(duration: Millis) -> Millis {
     Millis(WARN.0.min(duration.0 / 2))
 }
 
+fn is_gone(row: &LeaseRow) -> bool {
+    row.stage == LeaseStage::Ended && row.vm == VmPhase::Gone
+}
+
+/// When something about it next ends by itself.
+fn lapses(row: &LeaseRow) -> Option<Timestamp> {
+    match row.stage {
+        LeaseStage::Provisional => Some(row.provisional_until),
+        LeaseStage::Active => Some(row.ends_at),
+        LeaseStage::Expired => Some(row.keep_until),
+        LeaseStage::Ended => is_gone(row).then(|| row.ended_at + ENDED_KEPT),
+    }
+}
+
 fn is_idle(until: Timestamp, now: Timestamp) -> bool {
     until + HOLD_IN_USE <= now + QUOTE_HOLD
 }
@@ -171,13 +186,34 @@ pub struct Ledger {
     leases: BTreeMap<LeaseId, LeaseRow>,
     /// Whose, and until when. By whom, too: a stranger's release of the same lease takes the place of nobody's.
     tombstones: BTreeMap<(PeerId, LeaseId), Timestamp>,
+    /// Grows with every change of a lease.
+    changes: u64,
+    sums: OnceLock<Sums>,
+}
+
+/// What follows from all leases and tombstones, until one of them changes: most of what a node is told changes none, and
+/// a host has a thousand that are over.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    taken: Resources,
+    vms: usize,
+    next_lapse: Option<Timestamp>,
 }
 
 impl Ledger {
+    /// Differs from what it was when anything about a lease may be different.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+    fn changed(&mut self) {
+        self.changes += 1;
+        self.sums.take();
+    }
     pub fn set_capacity(&mut self, capacity: Capacity) {
         self.capacity = capacity;
     }
     pub fn restore(&mut self, row: LeaseRow) {
+        self.changed();
         self.leases.insert(row.lease_id, row);
     }
     pub fn leases(&self) -> impl Iterator<Item = &LeaseRow> {
@@ -192,8 +228,7 @@ impl Ledger {
 
     /// What is let.
     pub fn taken(&self) -> Resources {
-        let let_out = self.leases.values().filter(|row| row.counts()).map(|row| row.spec.resources);
-        let_out.fold(Resources::default(), Resources::plus)
+        self.sums().taken
     }
     /// What is not let, whoever is being quoted to: this is advertised. (Holds come and go with every question.)
     pub fn free(&self) -> Resources {
@@ -203,7 +238,25 @@ impl Ledger {
         self.holds.clear();
     }
     pub fn vms(&self) -> usize {
-        self.leases.values().filter(|row| row.counts()).count()
+        self.sums().vms
+    }
+    fn sums(&self) -> &Sums {
+        self.sums.get_or_init(|| {
+            let (mut sums, mut gone) = (Sums::default(), 0);
+            sums.next_lapse = self.tombstones.values().copied().min();
+            for row in self.leases.values() {
+                if row.counts() {
+                    sums.taken = sums.taken.plus(row.spec.resources);
+                    sums.vms += 1;
+                }
+                gone += usize::from(is_gone(row));
+                sums.next_lapse = sums.next_lapse.into_iter().chain(lapses(row)).min();
+            }
+            if gone > MAX_ENDED {
+                sums.next_lapse = Some(Timestamp(0));
+            }
+            sums
+        })
     }
 
     /// A hold that this requestor has for this create already: a repeated question gets the same answer.
@@ -331,6 +384,7 @@ impl Ledger {
 
     /// Hold → provisional in one step. Must follow `admit` with nothing between.
     pub fn commit(&mut self, quote: QuoteId, row: LeaseRow) {
+        self.changed();
         self.holds.remove(&quote);
         self.leases.insert(row.lease_id, row);
     }
@@ -346,9 +400,11 @@ impl Ledger {
     }
     pub fn owned_mut(&mut self, from: PeerId, id: LeaseId) -> Result<&mut LeaseRow, Refusal> {
         self.owned(from, id)?;
+        self.changed();
         self.leases.get_mut(&id).ok_or(Refusal::NoSuchLease(id))
     }
     pub fn row_mut(&mut self, id: LeaseId) -> Option<&mut LeaseRow> {
+        self.changed();
         self.leases.get_mut(&id)
     }
 
@@ -364,6 +420,7 @@ impl Ledger {
         if own >= TOMBSTONES_PER_REQUESTOR || self.tombstones.len() >= MAX_TOMBSTONES {
             return Err(Refusal::TooManyRequests { retry_after_s: 60 });
         }
+        self.changed();
         self.tombstones.insert((owner, id), until);
         Ok(())
     }
@@ -371,18 +428,19 @@ impl Ledger {
     /// Removes what is over: holds, tombstones, provisional leases never confirmed, ended leases long gone.
     /// Returns the leases whose rows are to be dropped from the store.
     pub fn lapse(&mut self, now: Timestamp) -> Vec<LeaseId> {
+        self.changed();
         self.holds.retain(|_, hold| hold.until > now);
         self.tombstones.retain(|_, until| *until > now);
         let over = |row: &LeaseRow| match row.stage {
             LeaseStage::Provisional => row.provisional_until <= now,
-            LeaseStage::Ended => row.vm == VmPhase::Gone && row.ended_at + ENDED_KEPT <= now,
+            LeaseStage::Ended => is_gone(row) && row.ended_at + ENDED_KEPT <= now,
             LeaseStage::Active | LeaseStage::Expired => false,
         };
         let mut dropped: Vec<LeaseId> = self.leases.values().filter(|row| over(row)).map(|row| row.lease_id).collect();
         let mut gone: Vec<(Timestamp, LeaseId)> = self
             .leases
             .values()
-            .filter(|row| row.stage == LeaseStage::Ended && row.vm == VmPhase::Gone && !over(row))
+            .filter(|row| is_gone(row) && !over(row))
             .map(|row| (row.ended_at, row.lease_id))
             .collect();
         gone.sort_unstable();
@@ -397,21 +455,13 @@ impl Ledger {
     /// When something here next ends by itself.
     pub fn next_lapse(&self) -> Option<Timestamp> {
         let holds = self.holds.values().map(|hold| hold.until);
-        let tombstones = self.tombstones.values().copied();
-        let leases = self.leases.values().filter_map(|row| match row.stage {
-            LeaseStage::Provisional => Some(row.provisional_until),
-            LeaseStage::Active => Some(row.ends_at),
-            LeaseStage::Expired => Some(row.keep_until),
-            LeaseStage::Ended => (row.vm == VmPhase::Gone).then(|| row.ended_at + ENDED_KEPT),
-        });
-        let gone = |row: &&LeaseRow| row.stage == LeaseStage::Ended && row.vm == VmPhase::Gone;
-        let surplus = (self.leases.values().filter(gone).count() > MAX_ENDED).then_some(Timestamp(0));
-        holds.chain(tombstones).chain(leases).chain(surplus).min()
+        holds.chain(self.sums().next_lapse).min()
     }
 
     /// The clock was set while this node ran. When a lease ends was signed by the clock as it was; what counts is how
     /// long it lasts. The leases that it concerns.
     pub fn clock_set(&mut self, by: i64) -> Vec<LeaseId> {
+        self.changed();
         let mut moved = Vec::new();
         for row in self.leases.values_mut() {
             let end = match row.stage {
@@ -429,6 +479,7 @@ impl Ledger {
 
     /// The clock was set back: what had so long to go has as long still. The ends of leases are `clock_set`'s affair.
     pub fn clock_set_back(&mut self, by: Millis) {
+        self.changed();
         for hold in self.holds.values_mut() {
             hold.until = hold.until.set_back(by);
         }

@@ -102,10 +102,6 @@ impl Jobs {
     pub fn active(&self) -> impl Iterator<Item = &JobRow> {
         self.active.values().map(|job| &job.row)
     }
-    /// Whether something is to be done to it, or under way.
-    pub fn has(&self, lease_id: LeaseId) -> bool {
-        self.active().any(|row| row.lease_id == lease_id)
-    }
     /// Whether something was ordered after this one that is not over.
     pub fn has_newer(&self, lease_id: LeaseId, than: JobId) -> bool {
         self.active().any(|row| row.lease_id == lease_id && row.id > than)
@@ -227,12 +223,15 @@ impl Jobs {
             JobKind::Power(_) if row.act.is_some() => control && shared,
             JobKind::Power(_) | JobKind::Remove => control,
         };
+        let may = |row: &JobRow| row.state == JobState::Waiting && row.not_before <= now && has_slot(row);
+        if !self.active().any(may) {
+            return None;
+        }
         let mut heads: BTreeMap<LeaseId, &JobRow> = BTreeMap::new();
         for job in self.active.values() {
             heads.entry(job.row.lease_id).or_insert(&job.row);
         }
-        let ready = heads.into_values().filter(|row| row.state == JobState::Waiting && row.not_before <= now);
-        let id = ready.filter(|row| has_slot(row)).min_by_key(|row| rank(row))?.id;
+        let id = heads.into_values().filter(|row| may(row)).min_by_key(|row| rank(row))?.id;
         let job = self.active.get_mut(&id)?;
         (job.row.state, job.acting) = (JobState::Running, true);
         Some((job.row.clone(), put(&job.row)))

@@ -32,6 +32,8 @@ pub(super) struct Metering {
     credits: Credits,
     /// Leases whose credit ends soon, and when: their tenants and the operator were told.
     ending: BTreeMap<LeaseId, Timestamp>,
+    /// How often the ledger had changed when meters last followed it; none when they have something to say themselves.
+    followed: Option<u64>,
 }
 
 /// Whether its tenant has it now.
@@ -62,11 +64,13 @@ impl Metering {
         Some(StoreOp::put(Table::Meters, &lease_id.0, &row))
     }
     pub(super) fn clock_set(&mut self, by: i64) -> Vec<StoreOp> {
+        self.followed = None;
         self.meters.values_mut().for_each(|meter| meter.clock_set(by));
         let all: Vec<LeaseId> = self.meters.keys().copied().collect();
         all.into_iter().filter_map(|id| self.save(id)).collect()
     }
     pub(super) fn clock_set_back(&mut self, by: Millis) {
+        self.followed = None;
         for meter in self.meters.values_mut() {
             meter.clock_set_back(by);
         }
@@ -114,6 +118,10 @@ impl Provider {
 
     /// Follows what has just happened to VMs: starts and stops their meters, and closes those of leases that are over.
     pub(super) fn meter(&mut self, ctx: &mut Ctx) {
+        let changes = Some(self.ledger.changes());
+        if std::mem::replace(&mut self.metering.followed, changes) == changes {
+            return;
+        }
         let news = |row: &&LeaseRow| match self.metering.meters.get(&row.lease_id) {
             Some(meter) => is_over(row) || meter.is_running() != is_charged(row) || meter.is_due(ctx.now, EVERY),
             None => is_charged(row),
@@ -192,6 +200,7 @@ impl Provider {
             }
         }
         ctx.persist(ops);
+        self.metering.followed = None;
         self.watch_credit(ctx);
     }
 
@@ -275,20 +284,24 @@ impl Provider {
         }
         let priced =
             |row: &&LeaseRow| is_charged(row) && row.price.as_ref().is_some_and(|price| !price.per_hour.is_zero());
-        let running = self.ledger.leases().filter(priced);
-        let running: Vec<(LeaseId, PeerId, Currency)> = running
-            .filter_map(|row| Some((row.lease_id, row.requestor, row.price.as_ref()?.currency.clone())))
-            .collect();
-        for (lease_id, requestor, currency) in running {
+        // What all of an account's VMs cost is looked at once for all of them.
+        let mut accounts: BTreeMap<(PeerId, Currency), Vec<LeaseId>> = BTreeMap::new();
+        for row in self.ledger.leases().filter(priced) {
+            let account = row.price.as_ref().map(|price| (row.requestor, price.currency.clone()));
+            account.into_iter().for_each(|it| accounts.entry(it).or_default().push(row.lease_id));
+        }
+        for ((requestor, currency), leases) in accounts {
             let keys = keys_of(ctx, requestor);
             let left = self.credit_left(&keys, &currency);
             let lasts = left.lasts_at(self.rate_of(&keys, &currency));
-            if left.is_zero() {
-                self.out_of_credit(ctx, lease_id, requestor);
-            } else if lasts <= AHEAD {
-                self.warn_of_credit(ctx, lease_id, requestor, lasts);
-            } else {
-                self.metering.ending.remove(&lease_id);
+            for lease_id in leases {
+                if left.is_zero() {
+                    self.out_of_credit(ctx, lease_id, requestor);
+                } else if lasts <= AHEAD {
+                    self.warn_of_credit(ctx, lease_id, requestor, lasts);
+                } else {
+                    self.metering.ending.remove(&lease_id);
+                }
             }
         }
     }
@@ -311,6 +324,7 @@ impl Provider {
         price: Price,
     ) -> Result<Option<StoreOp>, Refusal> {
         let Some(now) = self.ledger.lease(id).and_then(|row| row.price.clone()) else { return Ok(None) };
+        self.metering.followed = None;
         let meter = self.metering.meters.entry(id).or_insert_with(|| Meter::new(now));
         if !meter.agree(from, price) {
             return Err(Refusal::Unsuitable(format!("it was renewed at {MAX_PRICES} prices already; rent anew")));

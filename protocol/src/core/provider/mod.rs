@@ -26,6 +26,7 @@ use crate::units::{DiskGib, Millis, Overcommit, Resources, Timestamp};
 use jobs::{Jobs, Slots};
 use metering::Metering;
 use reconcile::Looks;
+use renewing::Warnings;
 use std::collections::{BTreeMap, BTreeSet};
 pub use tenancy::may_cancel;
 
@@ -115,10 +116,11 @@ pub struct Provider {
     ledger: Ledger,
     quotas: Quotas,
     watchers: Vec<Watcher>,
+    /// How often the ledger had changed when they were last answered.
+    answered: u64,
     jobs: Jobs,
     metering: Metering,
-    /// Leases of which it was said that they end soon, and when.
-    warned: BTreeMap<LeaseId, Timestamp>,
+    warnings: Warnings,
     looks: Looks,
     /// The process ends soon.
     stopping: bool,
@@ -135,9 +137,10 @@ impl Provider {
             ledger: Ledger::default(),
             quotas: Quotas::default(),
             watchers: Vec::new(),
+            answered: 0,
             jobs: Jobs::default(),
             metering: Metering::default(),
-            warned: BTreeMap::new(),
+            warnings: Warnings::default(),
             looks: Looks::default(),
             stopping: false,
             grace: GRACE,
@@ -429,6 +432,11 @@ impl Provider {
     }
 
     fn answer_watchers(&mut self, ctx: &mut Ctx) {
+        let changes = self.ledger.changes();
+        let as_before = std::mem::replace(&mut self.answered, changes) == changes;
+        if as_before && self.watchers.iter().all(|watcher| watcher.until > ctx.now) {
+            return;
+        }
         let ledger = &self.ledger;
         let due = |watcher: &Watcher| {
             let row = ledger.owned(watcher.from, watcher.lease_id);

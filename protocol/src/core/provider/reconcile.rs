@@ -67,8 +67,11 @@ impl Provider {
         let there: BTreeMap<LeaseId, FoundState> = found.iter().map(|found| (found.lease_id, found.state)).collect();
         let leased = self.ledger.leases().map(|row| row.lease_id);
         let all: BTreeSet<LeaseId> = leased.chain(there.keys().copied()).collect();
+        // Where something is under way, it says itself what comes of it.
+        let busy: BTreeSet<LeaseId> = self.jobs.active().map(|row| row.lease_id).collect();
         let differ: Vec<(LeaseId, Difference)> = all
-            .into_iter()
+            .difference(&busy)
+            .copied()
             .filter_map(|id| Some((id, self.difference(ctx.network, fresh, id, there.get(&id).copied())?)))
             .collect();
         let before = std::mem::take(&mut self.looks.differed);
@@ -90,9 +93,6 @@ impl Provider {
         lease_id: LeaseId,
         there: Option<FoundState>,
     ) -> Option<Difference> {
-        if self.jobs.has(lease_id) {
-            return None;
-        }
         let Some(row) = self.ledger.lease(lease_id) else { return there.map(|_| Difference::Orphan) };
         let settled = matches!(row.vm, VmPhase::Running | VmPhase::Stopped | VmPhase::Suspended);
         let now = there.map_or(VmPhase::Gone, FoundState::phase);

@@ -12,6 +12,15 @@ use crate::names::LeaseId;
 use crate::refusal::Refusal;
 use crate::renewal::{Renew, RenewQuote, Renewal, Renewed};
 use crate::units::{Millis, Timestamp};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+pub(super) struct Warnings {
+    /// Leases of which it was said that they end soon, and when.
+    given: BTreeMap<LeaseId, Timestamp>,
+    /// The next, and how often the ledger had changed when it was looked for.
+    next: Option<(u64, Option<Timestamp>)>,
+}
 
 impl Provider {
     /// Keeps nothing: what was offered comes back, signed, with its acceptance.
@@ -105,27 +114,32 @@ impl Provider {
 
     /// Says once of each lease that it ends soon.
     pub(super) fn warn_of_ends(&mut self, ctx: &mut Ctx) {
-        let due = |row: &&LeaseRow| expiry_warning(row).is_some_and(|at| at <= ctx.now);
-        let unwarned = |row: &&LeaseRow| self.warned.get(&row.lease_id) != Some(&row.ends_at);
-        let soon: Vec<(LeaseId, Timestamp, PeerId)> = self
-            .ledger
-            .leases()
-            .filter(due)
-            .filter(unwarned)
-            .map(|row| (row.lease_id, row.ends_at, row.requestor))
-            .collect();
-        for (id, ends_at, requestor) in soon {
-            self.warned.insert(id, ends_at);
-            let message = format!("lease {id} expires in {}", ends_at - ctx.now);
+        let next = self.next_warning();
+        self.warnings.next = Some((self.ledger.changes(), next));
+        if next.is_none_or(|at| at > ctx.now) {
+            return;
+        }
+        let (now, warnings) = (ctx.now, &mut self.warnings);
+        for row in self.ledger.leases().filter(|row| expiry_warning(row).is_some_and(|at| at <= now)) {
+            let (id, ends_at, requestor) = (row.lease_id, row.ends_at, row.requestor);
+            if warnings.given.insert(id, ends_at) == Some(ends_at) {
+                continue;
+            }
+            let message = format!("lease {id} expires in {}", ends_at - now);
             ctx.event(EventKind::Market, Severity::Warning, message, Some(requestor.to_string()));
         }
         let ledger = &self.ledger;
-        self.warned.retain(|id, _| ledger.lease(*id).is_some_and(|row| row.stage == LeaseStage::Active));
+        warnings.given.retain(|id, _| ledger.lease(*id).is_some_and(|row| row.stage == LeaseStage::Active));
+        warnings.next = None;
     }
 
     pub(super) fn next_warning(&self) -> Option<Timestamp> {
-        let unwarned = self.ledger.leases().filter(|row| self.warned.get(&row.lease_id) != Some(&row.ends_at));
-        unwarned.filter_map(expiry_warning).min()
+        if let Some((_, next)) = self.warnings.next.filter(|(changes, _)| *changes == self.ledger.changes()) {
+            return next;
+        }
+        let ends = self.ledger.leases().filter_map(|row| Some((expiry_warning(row)?, row)));
+        let unwarned = ends.filter(|(_, row)| self.warnings.given.get(&row.lease_id) != Some(&row.ends_at));
+        unwarned.map(|(at, _)| at).min()
     }
 }
 
