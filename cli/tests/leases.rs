@@ -30,6 +30,7 @@ fn document() -> LeaseDocument {
             backend: None,
             ports: vec![80],
             duration: Millis::secs(7200),
+            or_less: false,
         },
         image_digest: Digest([5; 32]),
         guest_user: "root".parse().unwrap(),

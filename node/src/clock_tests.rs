@@ -74,7 +74,7 @@ impl Host {
     }
     fn ask(&mut self, request: Request) -> Response {
         let body = Frame::encode(self.wall(), request);
-        self.input(Input::Request { token: 1, from: tenant().peer_id(), block: None, body }).unwrap()
+        self.input(Input::Request { token: 1, from: tenant().peer_id(), site: None, body }).unwrap()
     }
     fn run(&mut self, ms: u64) {
         for _ in 0..ms / 5_000 {
@@ -111,6 +111,7 @@ impl Host {
             backend: None,
             ports: vec![],
             duration: Millis(HOUR),
+            or_less: false,
         };
         let seed = Seed {
             hostname: "web".parse().unwrap(),
@@ -173,6 +174,8 @@ fn offer() -> Offer {
         max_vms: 1,
         minimum: Resources::SMALL,
         max_lease: Millis(HOUR),
+        strangers: Default::default(),
+        unused_stop: None,
         prepaid: false,
         policy: Default::default(),
         grace: Millis(DAY as u64),

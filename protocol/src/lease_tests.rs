@@ -41,6 +41,7 @@ fn parts(p: u8, r: u8, create: u8) -> Parts {
         backend: None,
         ports: vec![],
         duration: Millis::secs(3600),
+        or_less: false,
     };
     let quote = Quote {
         network: network(),

@@ -18,7 +18,7 @@ use crate::names::{ActId, CreateId, Digest, GuestUser, LeaseId, Network, QuoteId
 use crate::quota::{Tier, Usage};
 use crate::refusal::Refusal;
 use crate::renewal::Renewal;
-use crate::shard::Block;
+use crate::shard::{Block, Site};
 use crate::spec::VmSpec;
 use crate::units::{Millis, Resources, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -60,8 +60,10 @@ pub struct Capacity {
 pub struct Hold {
     pub quote: Sealed<Quote>,
     pub create_id: CreateId,
-    /// The addresses that its requestor's is one of.
-    pub block: Option<Block>,
+    /// Where its requestor is.
+    pub site: Option<Site>,
+    /// The same, of one who pays nothing and whom the operator does not know.
+    pub stranger_from: Option<Site>,
     /// By our clock as it is now; what the quote says is by our clock as it was.
     pub until: Timestamp,
 }
@@ -108,12 +110,22 @@ pub struct LeaseRow {
     pub unpaid: bool,
     #[serde(default)]
     pub renewal: Option<Renewal>,
+    /// Where its tenant was that pays nothing and whom the operator does not know.
+    #[serde(default)]
+    pub stranger_from: Option<Site>,
+    /// When it is stopped, unless its tenant uses it before. None once that one has.
+    #[serde(default)]
+    pub unused_until: Option<Timestamp>,
 }
 
 impl LeaseRow {
     /// Whether its capacity is taken.
     pub fn counts(&self) -> bool {
         self.vm != VmPhase::Gone
+    }
+    /// When it is stopped because nobody has ever used it.
+    pub fn unused_at(&self) -> Option<Timestamp> {
+        self.unused_until.filter(|_| self.stage == LeaseStage::Active && self.vm == VmPhase::Running)
     }
     pub fn status(&self) -> LeaseStatus {
         LeaseStatus {
@@ -169,7 +181,7 @@ fn is_gone(row: &LeaseRow) -> bool {
 fn lapses(row: &LeaseRow) -> Option<Timestamp> {
     match row.stage {
         LeaseStage::Provisional => Some(row.provisional_until),
-        LeaseStage::Active => Some(row.ends_at),
+        LeaseStage::Active => Some(row.unused_at().map_or(row.ends_at, |at| at.min(row.ends_at))),
         LeaseStage::Expired => Some(row.keep_until),
         LeaseStage::Ended => is_gone(row).then(|| row.ended_at + ENDED_KEPT),
     }
@@ -285,7 +297,7 @@ impl Ledger {
 
     /// When to ask again, in seconds, for what these have now. It is no promise: a lease may be given back at any time,
     /// so nobody is sent away for long.
-    fn again_after(&self, now: Timestamp, of: impl Fn(&LeaseRow) -> bool) -> u32 {
+    pub fn again_after(&self, now: Timestamp, of: impl Fn(&LeaseRow) -> bool) -> u32 {
         let ends = |row: &LeaseRow| match row.stage {
             LeaseStage::Provisional => row.provisional_until,
             LeaseStage::Active | LeaseStage::Expired | LeaseStage::Ended => row.ends_at,
@@ -336,7 +348,7 @@ impl Ledger {
     pub fn make_room(&mut self, now: Timestamp, from: PeerId, block: Option<Block>) -> Result<(), Refusal> {
         self.drop_oldest(now, HOLDS_PER_REQUESTOR, |hold| hold.quote.requestor == from)?;
         if block.is_some() {
-            self.drop_oldest(now, HOLDS_PER_BLOCK, |hold| hold.block == block)?;
+            self.drop_oldest(now, HOLDS_PER_BLOCK, |hold| hold.site.and_then(Site::block) == block)?;
         }
         self.drop_oldest(now, MAX_HOLDS, |_| true)
     }
@@ -472,6 +484,7 @@ impl Ledger {
                 LeaseStage::Provisional | LeaseStage::Ended => continue,
             };
             *end = Timestamp(end.0.saturating_add_signed(by));
+            row.unused_until = row.unused_until.map(|at| Timestamp(at.0.saturating_add_signed(by)));
             moved.push(row.lease_id);
         }
         moved

@@ -42,6 +42,12 @@ pub enum Refusal {
     LeaseTooLong {
         longest: Millis,
     },
+    /// Strangers of one site have as many free VMs as they may.
+    StrangersFull {
+        most: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u32>,
+    },
     /// The requestor's credit does not cover it.
     NoCredit {
         needed: Sum,
@@ -86,7 +92,7 @@ impl Refusal {
             Refusal::Unsuitable(_) => ErrorCode::BackendCannot,
             Refusal::Exhausted { .. } => ErrorCode::Exhausted,
             Refusal::TooManyVms { .. } => ErrorCode::Exhausted,
-            Refusal::Quota { .. } | Refusal::NoCredit { .. } => ErrorCode::Quota,
+            Refusal::Quota { .. } | Refusal::NoCredit { .. } | Refusal::StrangersFull { .. } => ErrorCode::Quota,
             Refusal::TooManyRequests { .. } => ErrorCode::TooManyRequests,
             Refusal::Denied => ErrorCode::Denied,
             Refusal::TooManyFromHere => ErrorCode::Quota,
@@ -112,7 +118,8 @@ impl Refusal {
             Refusal::TooManyRequests { retry_after_s } => Some(*retry_after_s),
             Refusal::Exhausted { retry_after_s, .. }
             | Refusal::TooManyVms { retry_after_s, .. }
-            | Refusal::Quota { retry_after_s, .. } => *retry_after_s,
+            | Refusal::Quota { retry_after_s, .. }
+            | Refusal::StrangersFull { retry_after_s, .. } => *retry_after_s,
             _ => None,
         }
     }
@@ -144,6 +151,9 @@ impl std::fmt::Display for Refusal {
                 write!(f, "this needs a credit of {needed} {currency}; left are {left} {currency}")
             }
             Refusal::LeaseTooLong { longest } => write!(f, "the provider leases for at most {longest}"),
+            Refusal::StrangersFull { most, .. } => {
+                write!(f, "strangers from where you are have {most} free VMs there already, as many as they may")
+            }
             Refusal::TooManyRequests { retry_after_s } => {
                 write!(f, "too many requests; again in {retry_after_s} s")
             }
@@ -178,6 +188,12 @@ impl From<Refusal> for Fault {
             Refusal::NoCredit { .. } => fault.hint(
                 "pay its operator, who then grants you credit ('golemnode credit grant'), or choose a cheaper one",
             ),
+            Refusal::LeaseTooLong { longest } => {
+                fault.hint(format!("'--for {longest}', and 'golemnode vm renew' later"))
+            }
+            Refusal::StrangersFull { .. } => {
+                fault.hint("wait, choose another provider, or ask its operator for a tier")
+            }
             Refusal::Exhausted { .. } => fault.hint("ask for less, or see 'golemnode provider list' for others"),
             Refusal::Expired(_) => fault.hint("clocks may differ by 60 s: 'golemnode doctor' checks this one"),
             Refusal::UnknownVersion { .. } => fault.hint("update the older of the two nodes"),

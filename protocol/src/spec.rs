@@ -21,6 +21,9 @@ pub struct VmSpec {
     pub backend: Option<BackendKind>,
     pub ports: Vec<u16>,
     pub duration: Millis,
+    /// Where none is let for so long, less will do.
+    #[serde(default)]
+    pub or_less: bool,
 }
 
 impl VmSpec {
@@ -34,6 +37,17 @@ impl VmSpec {
         }
         Ok(())
     }
+    /// Whether this may be quoted to who asks for that: the same, or less time where that will do.
+    pub fn answers(&self, asked: &VmSpec) -> bool {
+        let shorter = asked.or_less && self.duration < asked.duration;
+        let duration = if shorter { asked.duration } else { self.duration };
+        self.duration >= MIN_DURATION && VmSpec { duration, ..self.clone() } == *asked
+    }
+    /// Whether who asks for this means the VM that was made from that.
+    pub fn means(&self, made: &VmSpec) -> bool {
+        let duration = if self.or_less { made.duration } else { self.duration };
+        VmSpec { duration, or_less: made.or_less, ..self.clone() } == *made
+    }
 }
 
 /// A question to the board.
@@ -46,4 +60,38 @@ pub struct Query {
     pub country: Option<Country>,
     pub backend: Option<BackendKind>,
     pub max_price: Option<Amount>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(hours: u64, or_less: bool) -> VmSpec {
+        VmSpec {
+            resources: Resources::SMALL,
+            image: "tiny".parse().unwrap(),
+            isolation: IsolationWanted::Vm,
+            arch: None,
+            backend: None,
+            ports: vec![],
+            duration: Millis::secs(3600 * hours),
+            or_less,
+        }
+    }
+
+    #[test]
+    fn less_time_answers_only_who_said_that_it_will_do() {
+        assert!(spec(1, true).answers(&spec(24, true)) && spec(24, true).answers(&spec(24, true)));
+        assert!(!spec(1, false).answers(&spec(24, false)), "it was asked for a day");
+        assert!(!spec(25, true).answers(&spec(24, true)), "more is charged for");
+        assert!(!VmSpec { duration: Millis(1), ..spec(1, true) }.answers(&spec(24, true)));
+        assert!(!VmSpec { ports: vec![80], ..spec(1, true) }.answers(&spec(24, true)));
+    }
+
+    #[test]
+    fn who_does_not_say_how_long_means_the_vm_that_is_there() {
+        assert!(spec(24, true).means(&spec(2, false)) && spec(24, true).means(&spec(24, true)));
+        assert!(spec(24, false).means(&spec(24, true)) && !spec(2, false).means(&spec(24, true)));
+        assert!(!VmSpec { ports: vec![80], ..spec(24, true) }.means(&spec(24, true)));
+    }
 }

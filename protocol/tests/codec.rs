@@ -37,6 +37,7 @@ fn spec() -> impl Strategy<Value = VmSpec> {
             backend: Some("libvirt".parse().unwrap()),
             ports,
             duration: Millis(duration),
+            or_less: false,
         },
     )
 }

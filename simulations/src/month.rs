@@ -170,7 +170,7 @@ impl Month {
                 self.counter += 1;
                 let (to, from) = (self.at(to), self.peer(of));
                 self.asked.insert((to, self.counter), (of, rpc));
-                self.mail.push_back((to, Input::Request { token: self.counter, from, block: None, body }));
+                self.mail.push_back((to, Input::Request { token: self.counter, from, site: None, body }));
             }
             Effect::Reply { token, body } => {
                 let Some((to, rpc)) = self.asked.remove(&(of, token)) else { return };

@@ -361,7 +361,7 @@ impl World {
         sim.next_token += 1;
         let token = sim.next_token;
         sim.tokens.insert(token, (from, epoch, rpc));
-        self.input(to, Input::Request { token, from: peer, block: None, body });
+        self.input(to, Input::Request { token, from: peer, site: None, body });
     }
 
     fn gossip_arrives(&mut self, from: NodeId, to: NodeId, body: Vec<u8>) {

@@ -30,6 +30,7 @@ pub fn spec(resources: Resources) -> Result<VmSpec, Fault> {
         backend: None,
         ports: vec![],
         duration: Millis::secs(24 * 3600),
+        or_less: false,
     })
 }
 /// With a key of its own: whoever makes the guest looks at it.

@@ -373,3 +373,23 @@ fn what_is_done_to_guests_is_listed_and_a_removal_is_not_taken_back() {
     p.run(&["job", "show", "99"]).fails(3, "RES_001");
     r.run(&["job", "list"]).fails(3, "RES_003");
 }
+
+#[test]
+fn less_time_is_taken_where_no_more_is_let_and_what_nobody_uses_is_stopped() {
+    let (p, r) = (provider_home(), Home::new());
+    p.config(&format!("{PROVIDER}max_lease = \"2h\"\nunused_stop = \"1s\"\n"));
+    let provider = p.node(&PROVIDE);
+    let _node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    let long = r.run(&["vm", "create", "long", "--isolation", "any", "--for", "3h"]).fails(2, "REQ_001");
+    assert!(long.stderr().contains("at most 2h"), "{}", long.stderr());
+    let made = r.run(&CREATE).ok();
+    assert!(made.stderr().contains("it is let for 2h at a time"), "{}", made.stderr());
+    let id = r.json(&["vm", "info", "web"])["id"].clone();
+    assert_eq!(r.json(&CREATE)["id"], id, "the same create is the same VM");
+    r.run(&["vm", "wait", "web", "stopped"]).ok();
+    let error = r.json(&["vm", "info", "web"])["error"].clone();
+    assert_eq!(error["code"], "AUTH_005", "{error}");
+    assert_eq!(r.json(&["vm", "start", "web"])["status"], "running");
+    let events = p.run(&["events"]).ok().stdout();
+    assert!(events.contains("nobody has used the VM of lease"), "{events}");
+}

@@ -179,6 +179,7 @@ impl Actor {
             backend: request.backend.clone(),
             ports: request.ports.clone(),
             duration: Millis::secs(request.duration_s),
+            or_less: request.or_less,
         };
         spec.check()?;
         let there = self.core.requestor().by_name(&request.name).filter(|rental| rental.phase != Phase::Failed);

@@ -258,10 +258,9 @@ impl Actor {
 
     fn mesh_event(&mut self, event: MeshEvent) {
         match event {
-            MeshEvent::Request { token, from, ip, body } => {
+            MeshEvent::Request { token, from, site, body } => {
                 self.look_for_room();
-                let block = ip.and_then(protocol::shard::Block::of_ip);
-                self.input(Input::Request { token: token.0, from, block, body });
+                self.input(Input::Request { token: token.0, from, site, body });
             }
             MeshEvent::Vicinity { own, servers } => {
                 let own = own.map(|own| routing_server(&own));

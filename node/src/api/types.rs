@@ -332,6 +332,9 @@ pub struct CreateVm {
     #[serde(default)]
     pub isolation: IsolationWanted,
     pub duration_s: u64,
+    /// Where none is let for so long, less will do.
+    #[serde(default)]
+    pub or_less: bool,
     /// The tenant's own key; without it the node makes a pair for this VM.
     #[serde(default)]
     pub ssh_key: Option<TenantKey>,

@@ -7,7 +7,6 @@
 use super::book::ip_of;
 use super::limits;
 use super::reachability::Scope;
-use super::sites::Site;
 use libp2p::PeerId;
 use libp2p::autonat::v2::server;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
@@ -15,6 +14,7 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::swarm::{DialError, behaviour::DialFailure};
+use protocol::shard::Site;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::task::{Context, Poll};

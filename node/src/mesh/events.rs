@@ -351,8 +351,8 @@ impl Actor {
                 self.hood.useful(now, &peer);
                 let token = RequestToken(self.next_id());
                 self.requests.insert(token, (peer, channel));
-                let ip = self.peers.get(&peer).and_then(|known| known.links.iter().find_map(|link| link.direct_ip()));
-                self.emit(MeshEvent::Request { token, from, ip, body });
+                let site = self.peers.get(&peer).and_then(|known| known.site());
+                self.emit(MeshEvent::Request { token, from, site, body });
             }
             (refusal, ..) => {
                 let refusal = refusal.unwrap_or(Response::Busy);

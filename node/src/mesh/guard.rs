@@ -5,7 +5,7 @@ use super::limits;
 use super::names::from_libp2p;
 use super::pace::Payer;
 use super::paced::{Pacer, Seat};
-use super::sites::Site;
+use super::sites;
 use super::types::Refused;
 use libp2p::core::{Endpoint, Multiaddr, transport::PortUse};
 use libp2p::swarm::{
@@ -13,6 +13,7 @@ use libp2p::swarm::{
     dummy,
 };
 use libp2p::{PeerId, core::ConnectedPoint};
+use protocol::shard::Site;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -162,7 +163,7 @@ impl Guard {
 
     /// The site of who has connected to us. How many come by a relay is bounded there (`RELAY_CIRCUITS_PER_HOLDER`).
     fn site_of(endpoint: &ConnectedPoint) -> Option<Site> {
-        Site::of_endpoint(endpoint).filter(|site| endpoint.is_listener() && matches!(site, Site::At(_)))
+        sites::of_endpoint(endpoint).filter(|site| endpoint.is_listener() && matches!(site, Site::At(_)))
     }
 
     fn count_site(&mut self, endpoint: &ConnectedPoint, change: impl FnOnce(usize) -> usize) {
@@ -189,7 +190,7 @@ impl NetworkBehaviour for Guard {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.admit_handshake(Instant::now(), Site::of_caller(local, remote)).map_err(ConnectionDenied::new)?;
+        self.admit_handshake(Instant::now(), sites::of_caller(local, remote)).map_err(ConnectionDenied::new)?;
         self.pending_in.insert(connection);
         self.pacer.expect(Payer::Callers);
         Ok(())
@@ -203,7 +204,7 @@ impl NetworkBehaviour for Guard {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.pending_in.remove(&connection);
-        let site = Site::of_caller(local, remote);
+        let site = sites::of_caller(local, remote);
         self.pacer.expect_none();
         self.admit_from(&peer, site).map_err(ConnectionDenied::new)?;
         self.seat(connection, peer, site);
@@ -240,7 +241,7 @@ impl NetworkBehaviour for Guard {
         self.pending_out.remove(&connection);
         self.pacer.expect_none();
         self.admit(&peer, self.outbound).map_err(ConnectionDenied::new)?;
-        self.seat(connection, peer, Site::of(addr));
+        self.seat(connection, peer, sites::of(addr));
         Ok(dummy::ConnectionHandler)
     }
 

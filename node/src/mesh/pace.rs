@@ -4,8 +4,8 @@
 //! all of it, and those who want more have equal parts of the rest. Nothing is refused: the sender's window fills, and
 //! it waits. Pure; `paced` holds the tasks back.
 use super::limits;
-use super::sites::Site;
 use libp2p::swarm::ConnectionId;
+use protocol::shard::Site;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

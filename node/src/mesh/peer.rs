@@ -1,9 +1,10 @@
 //! What is known of a connected peer, and what a dial is for.
-use super::sites::Site;
+use super::sites;
 use super::streams::Count;
 use super::types::{Direction, MeshError, Path};
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
+use protocol::shard::Site;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
@@ -35,7 +36,7 @@ impl Link {
         super::book::ip_of(&self.addr).filter(|_| self.relay.is_none())
     }
     pub fn site(&self) -> Option<Site> {
-        Site::of(&self.addr)
+        sites::of(&self.addr)
     }
     pub fn path(&self) -> Path {
         match (self.relay, self.punched) {
@@ -83,6 +84,10 @@ impl Peer {
     }
     pub fn link(&self, id: ConnectionId) -> Option<&Link> {
         self.links.iter().find(|link| link.id == id)
+    }
+    /// Its own, where one of its links shows it.
+    pub fn site(&self) -> Option<Site> {
+        self.links.iter().min_by_key(|link| link.relay.is_some())?.site()
     }
     pub fn is_relayed(&self) -> bool {
         self.best().is_some_and(|link| link.relay.is_some())

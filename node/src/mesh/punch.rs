@@ -6,7 +6,7 @@ use super::book;
 use super::limits;
 use super::prober::Halves;
 use super::reachability::Scope;
-use super::sites::Site;
+use super::sites;
 use either::Either;
 use libp2p::PeerId;
 use libp2p::core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
@@ -16,6 +16,7 @@ use libp2p::swarm::{
     ConnectionDenied, ConnectionHandler, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
+use protocol::shard::Site;
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -144,7 +145,7 @@ impl Punch {
     fn check(&mut self, peer: PeerId, connection: ConnectionId, addrs: &mut Vec<Multiaddr>) -> bool {
         let Some(live) = self.live.get(&connection) else { return false };
         *addrs = worth_dialling(std::mem::take(addrs), &live.endpoint);
-        let site = Site::of_endpoint(&live.endpoint);
+        let site = sites::of_endpoint(&live.endpoint);
         if addrs.is_empty() || !self.admits(Instant::now(), peer, site) {
             return false;
         }

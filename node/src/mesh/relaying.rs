@@ -5,7 +5,6 @@ use super::book::ip_of;
 use super::conduit::{Account, Asked, Conduit, Order, Terms, Told};
 use super::limits;
 use super::reachability::Scope;
-use super::sites::Site;
 use super::types::RelayLimits;
 use either::Either;
 use libp2p::PeerId;
@@ -14,6 +13,7 @@ use libp2p::relay::{self, RateLimiter};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
+use protocol::shard::Site;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;

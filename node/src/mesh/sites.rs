@@ -12,35 +12,21 @@
 use super::book::{ip_of, is_relayed};
 use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
-use protocol::shard::Block;
-use std::net::IpAddr;
+use protocol::shard::{Block, Site};
 
-/// A /24 of IPv4 or a /48 of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Site {
-    At(Block),
-    /// By a relay that is there.
-    Through(Block),
+/// Of where a connection leads to or comes from; of a relayed one, the address that names the relay's.
+pub fn of(addr: &Multiaddr) -> Option<Site> {
+    let block = Block::of_ip(ip_of(addr)?)?;
+    Some(if is_relayed(addr) { Site::Through(block) } else { Site::At(block) })
 }
-
-impl Site {
-    pub fn of_ip(ip: IpAddr) -> Option<Site> {
-        Block::of_ip(ip).map(Site::At)
+pub fn of_endpoint(endpoint: &ConnectedPoint) -> Option<Site> {
+    match endpoint {
+        ConnectedPoint::Dialer { address, .. } => of(address),
+        ConnectedPoint::Listener { local_addr, send_back_addr } => of_caller(local_addr, send_back_addr),
     }
-    /// Of where a connection leads to or comes from; of a relayed one, the address that names the relay's.
-    pub fn of(addr: &Multiaddr) -> Option<Site> {
-        let block = Block::of_ip(ip_of(addr)?)?;
-        Some(if is_relayed(addr) { Site::Through(block) } else { Site::At(block) })
-    }
-    pub fn of_endpoint(endpoint: &ConnectedPoint) -> Option<Site> {
-        match endpoint {
-            ConnectedPoint::Dialer { address, .. } => Site::of(address),
-            ConnectedPoint::Listener { local_addr, send_back_addr } => Site::of_caller(local_addr, send_back_addr),
-        }
-    }
-    pub fn of_caller(local: &Multiaddr, remote: &Multiaddr) -> Option<Site> {
-        Site::of(if is_relayed(local) { local } else { remote })
-    }
+}
+pub fn of_caller(local: &Multiaddr, remote: &Multiaddr) -> Option<Site> {
+    of(if is_relayed(local) { local } else { remote })
 }
 
 #[cfg(test)]
@@ -50,7 +36,7 @@ mod tests {
     #[test]
     fn a_site_is_a_block_and_what_comes_by_its_relays_another() {
         let relay = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X";
-        let of = |addr: &str| Site::of(&addr.parse().unwrap());
+        let of = |addr: &str| super::of(&addr.parse().unwrap());
         let here = of("/ip4/192.0.2.1/tcp/1");
         assert!(here.is_some() && here == of("/ip4/192.0.2.200/udp/9/quic-v1"));
         assert_eq!(here, Site::of_ip("::ffff:192.0.2.7".parse().unwrap()));
@@ -60,7 +46,7 @@ mod tests {
         let carried = of(&format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit"));
         assert!(carried.is_some() && carried != here);
         let (local, remote) = (format!("/ip4/192.0.2.9/tcp/1/p2p/{relay}/p2p-circuit"), format!("/p2p/{relay}"));
-        assert_eq!(Site::of_caller(&local.parse().unwrap(), &remote.parse().unwrap()), carried);
+        assert_eq!(of_caller(&local.parse().unwrap(), &remote.parse().unwrap()), carried);
         for near in ["/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip6/::1/tcp/1", "/ip6/fe80::1/tcp/1"] {
             assert_eq!(of(near), None, "{near}");
         }

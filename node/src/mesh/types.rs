@@ -2,9 +2,9 @@
 use super::limits;
 use super::link::Links;
 use protocol::names::Network;
+use protocol::shard::Site;
 use protocol::{ErrorCode, Fault, Keypair, PeerId};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -228,8 +228,8 @@ pub enum MeshEvent {
     Request {
         token: RequestToken,
         from: PeerId,
-        /// From where it comes, unless it was relayed.
-        ip: Option<IpAddr>,
+        /// None of who is here, or on a network of its own.
+        site: Option<Site>,
         body: Vec<u8>,
     },
     /// Exactly one for each `MeshHandle::send`.

@@ -3,7 +3,7 @@ use crate::config::ProviderSettings;
 use backends::Backend;
 use backends::images::{ImageStore, Manifest};
 use protocol::core::provider::jobs::Slots;
-use protocol::core::provider::{Offer, OfferedImage, Offering, Policy};
+use protocol::core::provider::{Offer, OfferedImage, Offering, Policy, Strangers};
 use protocol::money::Price;
 use protocol::names::{Arch, ImageName};
 use protocol::units::{DiskGib, MemoryMib, Millis, Overcommit, Resources};
@@ -52,6 +52,11 @@ pub async fn survey(
         max_vms: settings.max_vms,
         minimum: Resources { cpus: settings.min_cpus, memory_mib: settings.min_memory, disk_gib: settings.min_disk },
         max_lease: Millis(settings.max_lease.as_millis() as u64),
+        strangers: Strangers {
+            longest: Millis(settings.stranger_lease.as_millis() as u64),
+            per_site: settings.stranger_vms,
+        },
+        unused_stop: Some(Millis(settings.unused_stop.as_millis() as u64)).filter(|time| *time > Millis(0)),
         prepaid: settings.prepaid,
         grace: Millis(settings.grace.as_millis() as u64),
         price: Price { per_hour: settings.price_per_hour, currency: settings.currency.clone() },

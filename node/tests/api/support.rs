@@ -116,6 +116,7 @@ pub fn order(name: &str) -> CreateVm {
         backend: None,
         isolation: Default::default(),
         duration_s: 3600,
+        or_less: false,
         ssh_key: None,
         user_data: None,
         ports: Vec::new(),

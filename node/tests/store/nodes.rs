@@ -76,6 +76,7 @@ pub async fn rent(node: &NodeHandle, name: &str) -> Result<VmView, Fault> {
         backend: None,
         isolation: IsolationWanted::Any,
         duration_s: 3600,
+        or_less: false,
         ssh_key: None,
         user_data: None,
         ports: Vec::new(),

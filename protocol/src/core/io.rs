@@ -10,7 +10,7 @@ use crate::message::PowerAction;
 use crate::money::{Amount, Sum};
 use crate::names::{CreateId, Currency, Digest, Egress, ImageName, LeaseId, PeerAddr};
 use crate::quota::Tier;
-use crate::shard::{Block, Server};
+use crate::shard::{Server, Site};
 use crate::spec::{Query, VmSpec};
 use crate::units::Millis;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub enum Input {
     Request {
         token: u64,
         from: PeerId,
-        /// The addresses that the sender's is one of; none on a site of its own.
-        block: Option<Block>,
+        /// None of a sender that is here, or on a network of its own.
+        site: Option<Site>,
         body: Vec<u8>,
     },
     Response {

@@ -26,7 +26,7 @@ use crate::message::{Frame, FrameError, Request, Response, VERSION};
 use crate::names::{LeaseId, Network, PeerAddr};
 use crate::opener::{Direct, Opener};
 use crate::refusal::Refusal;
-use crate::shard::{Block, LEAF};
+use crate::shard::{LEAF, Site};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 pub use event::{Event, EventKind, Severity};
@@ -252,7 +252,7 @@ impl NodeCore {
                 let forwards = !self.shards.is_sharded(now);
                 self.postings.gossip(ctx, &mut self.board, id, from, &body, forwards);
             }
-            Input::Request { token, from, block, body } => self.request(now, token, from, block, &body),
+            Input::Request { token, from, site, body } => self.request(now, token, from, site, &body),
             Input::Response { rpc, result } => self.response(now, rpc, result),
             Input::Vicinity { own, servers } => self.shards.vicinity(ctx, own, servers),
             Input::Holders { ticket, servers } => self.shards.holders_found(ctx, ticket, servers),
@@ -349,7 +349,7 @@ impl NodeCore {
         ctx!(self, now).persist(ops);
     }
 
-    fn request(&mut self, now: Timestamp, token: u64, from: PeerId, block: Option<Block>, body: &[u8]) {
+    fn request(&mut self, now: Timestamp, token: u64, from: PeerId, site: Option<Site>, body: &[u8]) {
         let ctx = ctx!(self, now);
         let request = match Frame::<Request>::decode(body) {
             Ok(frame) => {
@@ -378,7 +378,7 @@ impl NodeCore {
                 let page = Page { total, revoked, depths, ..page };
                 ctx.reply(token, Response::Board(page));
             }
-            Request::Shard(request) => self.shards.request(ctx, token, from, block, request),
+            Request::Shard(request) => self.shards.request(ctx, token, from, site.and_then(Site::block), request),
             Request::Post(posting) => {
                 let response = match self.postings.take(ctx, &mut self.board, from, posting) {
                     Ok(()) => Response::Posted,
@@ -390,7 +390,7 @@ impl NodeCore {
                 self.requestor.provider_stops(ctx, from);
                 ctx.reply(token, Response::Posted);
             }
-            other => self.provider.request(ctx, token, from, block, other),
+            other => self.provider.request(ctx, token, from, site, other),
         }
     }
 

@@ -13,7 +13,7 @@ mod message;
 mod place;
 
 pub use message::{Child, Go, MAX_SHARED, PutAnswer, ShardRequest, ShardResponse, Shared, Shelf, Standing, State};
-pub use place::{Block, HOLDERS_PER_NET, Net, Position, Server, spread};
+pub use place::{Block, HOLDERS_PER_NET, Net, Position, Server, Site, spread};
 
 use crate::advert::Advert;
 use crate::identity::PeerId;

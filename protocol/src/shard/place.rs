@@ -82,6 +82,27 @@ impl Block {
     }
 }
 
+/// Where somebody is, as far as it costs something to be there. Who comes by a relay has no address that we could know:
+/// its site is the relay's, but apart from those that are there themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Site {
+    At(Block),
+    Through(Block),
+}
+
+impl Site {
+    pub fn of_ip(ip: IpAddr) -> Option<Site> {
+        Block::of_ip(ip).map(Site::At)
+    }
+    /// Of the addresses that its own is one of.
+    pub fn block(self) -> Option<Block> {
+        match self {
+            Site::At(block) => Some(block),
+            Site::Through(_) => None,
+        }
+    }
+}
+
 fn ip_of(addr: &PeerAddr) -> Option<IpAddr> {
     let mut parts = addr.as_str().split('/').skip(1);
     match (parts.next()?, parts.next()?) {

@@ -90,6 +90,8 @@ fn offer() -> Offer {
         max_vms: 4,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        strangers: Default::default(),
+        unused_stop: None,
         prepaid: false,
         grace: Millis::secs(3600),
         price: Price { per_hour: "0.02".parse().unwrap(), currency: "EUR".parse().unwrap() },
@@ -201,7 +203,7 @@ impl Victim {
                 };
                 let input = match way {
                     Way::Gossip => Input::Gossip { id: number, from, body },
-                    _ => Input::Request { token: number, from, block: None, body },
+                    _ => Input::Request { token: number, from, site: None, body },
                 };
                 self.core.handle(NOW, input);
                 self.judged(way, number, flaw)?;

@@ -62,6 +62,8 @@ impl Cast {
             max_vms: SLOTS,
             minimum: resources(1),
             max_lease: Millis(DURATION),
+            strangers: Default::default(),
+            unused_stop: None,
             prepaid: false,
             policy: Policy { deny: [self.key(DENIED).peer_id()].into(), ..Policy::default() },
             grace: Millis(GRACE),
@@ -137,7 +139,7 @@ impl<'a> Real<'a> {
     pub fn ask_later(&mut self, from: u8, request: Request) -> u64 {
         self.token += 1;
         let (token, body) = (self.token, Frame::encode(self.now, request));
-        self.input(Input::Request { token, from: self.cast.key(from).peer_id(), block: None, body });
+        self.input(Input::Request { token, from: self.cast.key(from).peer_id(), site: None, body });
         token
     }
     pub fn ask(&mut self, from: u8, request: Request) -> Response {
@@ -199,6 +201,7 @@ impl<'a> Real<'a> {
             backend: None,
             ports: vec![],
             duration: Millis(DURATION),
+            or_less: false,
         };
         Request::Quote(QuoteReq { create_id: create_id(which), spec })
     }

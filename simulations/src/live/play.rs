@@ -184,6 +184,7 @@ impl Play<'_> {
             backend: None,
             isolation: IsolationWanted::Any,
             duration_s: wanted.lease_s,
+            or_less: false,
             ssh_key: None,
             user_data: None,
             ports: Vec::new(),

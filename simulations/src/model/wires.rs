@@ -5,7 +5,7 @@ use super::routing;
 use super::{Event, Id, Model, RPC_TIMEOUT};
 use protocol::PeerId;
 use protocol::core::{Input, RpcFailure};
-use protocol::shard::Position;
+use protocol::shard::{Position, Site};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -135,7 +135,7 @@ impl Model {
         node.next_token += 1;
         let token = node.next_token;
         node.tokens.push(Token { token, from, epoch, rpc, kind });
-        self.input(to, Input::Request { token, from: peer, block, body });
+        self.input(to, Input::Request { token, from: peer, site: block.map(Site::At), body });
     }
 
     /// As a liar answers: that it has taken what it got, and that it has nothing.

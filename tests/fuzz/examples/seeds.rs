@@ -71,6 +71,7 @@ fn spec() -> VmSpec {
         backend: Some("memory".parse().expect("a backend")),
         ports: vec![80, 443],
         duration: Millis::secs(3600),
+        or_less: false,
     }
 }
 

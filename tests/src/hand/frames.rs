@@ -198,6 +198,7 @@ fn requests(network: &str) -> Vec<Vec<u8>> {
         backend: None,
         ports: vec![80],
         duration: Millis::secs(60),
+        or_less: false,
     };
     let sent = node::clock::now();
     let all = [

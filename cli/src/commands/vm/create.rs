@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 /// How long an interrupted create may take to take back what it asked for.
 const UNDO_DEADLINE: Duration = Duration::from_secs(30);
 const UNDO_PAUSE: Duration = Duration::from_millis(200);
+const DAY: Millis = Millis::secs(86_400);
 
 #[derive(Args)]
 pub struct CreateArgs {
@@ -47,9 +48,9 @@ pub struct CreateArgs {
     /// At most this price per hour
     #[arg(long, value_name = "P")]
     max_price: Option<Amount>,
-    /// How long to rent it
-    #[arg(long = "for", value_name = "DURATION", default_value = "24h")]
-    duration: Millis,
+    /// How long to rent it; unless given, 24h, or less where that is the most that is let at a time
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: Option<Millis>,
     /// vm: hardware and emulated guests; any: also containers and simulated ones
     #[arg(long, value_name = "vm|any", default_value = "vm")]
     isolation: IsolationWanted,
@@ -107,7 +108,8 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
         max_price: args.max_price,
         backend: args.backend,
         isolation: args.isolation,
-        duration_s: args.duration.as_secs(),
+        duration_s: args.duration.unwrap_or(DAY).as_secs(),
+        or_less: args.duration.is_none(),
         ssh_key: args.ssh_key.map(|key| keys::tenant_key(home, &key)).transpose()?,
         user_data: args.cloud_init.map(|file| keys::user_data(&file)).transpose()?,
         ports: args.publish,

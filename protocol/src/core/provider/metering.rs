@@ -3,7 +3,7 @@
 //! A VM is charged for from when it first runs, while its tenant has it: on, or off because its tenant wants it off.
 //! What it is away through its provider's fault is not: after a fault nothing since it was last seen, while it is being
 //! started nothing, and nothing of the time in which this process was not there.
-use super::{Provider, put};
+use super::Provider;
 use crate::codec::{self, MAX_STORED};
 use crate::core::receipts::Receipts;
 use crate::core::{Ctx, EventKind, Severity, StoreOp, Table};
@@ -11,9 +11,9 @@ use crate::credit::{CreditRow, Credits};
 use crate::envelope::{Sealed, Signed};
 use crate::error::Fault;
 use crate::identity::PeerId;
-use crate::job::{Found, FoundState, JobKind};
+use crate::job::{Found, FoundState};
 use crate::ledger::LeaseRow;
-use crate::message::{LeaseStage, LeaseStatus, PowerAction, Response, VmPhase};
+use crate::message::{LeaseStage, LeaseStatus, Response, VmPhase};
 use crate::meter::{MAX_PRICES, Meter, MeterRow};
 use crate::money::{Price, Sum};
 use crate::names::{Currency, LeaseId};
@@ -341,21 +341,7 @@ impl Provider {
     }
 
     fn out_of_credit(&mut self, ctx: &mut Ctx, lease_id: LeaseId, requestor: PeerId) {
-        let Some(row) = self.ledger.row_mut(lease_id) else { return };
-        let before = row.vm;
-        row.unpaid = true;
-        row.wants_power = false;
-        row.fault = Some(no_credit());
-        let runs = before != VmPhase::Stopped;
-        if runs {
-            row.vm = VmPhase::Stopping;
-        }
-        row.touch();
-        let mut ops = vec![put(row)];
-        if runs {
-            let stop = JobKind::Power(PowerAction::Stop { force: false });
-            ops.extend(self.jobs.order(ctx.now, lease_id, stop, None, before));
-        }
+        let ops = self.switch_off(ctx, lease_id, no_credit(), |row| row.unpaid = true);
         self.metering.ending.remove(&lease_id);
         ctx.persist(ops);
         let message = format!("the credit that lease {lease_id} ran on is used up: its VM is stopped");

@@ -4,7 +4,9 @@ mod metering;
 mod negotiate;
 mod reconcile;
 mod renewing;
+mod strangers;
 mod tenancy;
+mod unused;
 
 use super::{Ctx, Effect, EventKind, JobOrder, Severity, StoreOp, Table, VmOrder, Work};
 use crate::advert::Terms;
@@ -21,13 +23,14 @@ use crate::names::{
 };
 use crate::quota::{QuotaRow, Quotas, Tier};
 use crate::refusal::Refusal;
-use crate::shard::Block;
+use crate::shard::Site;
 use crate::units::{DiskGib, Millis, Overcommit, Resources, Timestamp};
 use jobs::{Jobs, Slots};
 use metering::Metering;
 use reconcile::Looks;
 use renewing::Warnings;
 use std::collections::{BTreeMap, BTreeSet};
+pub use strangers::Strangers;
 pub use tenancy::may_cancel;
 
 /// How long a watch waits for a change: inside the 5 s that a requestor waits for an answer.
@@ -68,6 +71,9 @@ pub struct Offer {
     /// Below this nothing is advertised.
     pub minimum: Resources,
     pub max_lease: Millis,
+    pub strangers: Strangers,
+    /// A VM that its tenant has not used for so long is stopped, if it never was.
+    pub unused_stop: Option<Millis>,
     /// Whether a price asks for credit that was granted.
     pub prepaid: bool,
     /// How long the disk of an expired lease is kept.
@@ -88,9 +94,15 @@ pub struct Policy {
 
 impl Policy {
     fn serves(&self, peer: PeerId, predecessors: &[PeerId]) -> bool {
-        let is_in = |list: &BTreeSet<PeerId>| list.contains(&peer) || predecessors.iter().any(|old| list.contains(old));
-        !is_in(&self.deny) && (self.allow.is_empty() || is_in(&self.allow))
+        !is_in(&self.deny, peer, predecessors) && (self.allow.is_empty() || self.names(peer, predecessors))
     }
+    fn names(&self, peer: PeerId, predecessors: &[PeerId]) -> bool {
+        is_in(&self.allow, peer, predecessors)
+    }
+}
+
+fn is_in(list: &BTreeSet<PeerId>, peer: PeerId, predecessors: &[PeerId]) -> bool {
+    list.contains(&peer) || predecessors.iter().any(|old| list.contains(old))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +138,8 @@ pub struct Provider {
     stopping: bool,
     /// As last offered.
     grace: Millis,
+    /// As last offered.
+    unused_stop: Option<Millis>,
 }
 
 impl Provider {
@@ -144,6 +158,7 @@ impl Provider {
             looks: Looks::default(),
             stopping: false,
             grace: GRACE,
+            unused_stop: None,
         }
     }
 
@@ -284,7 +299,7 @@ impl Provider {
     pub fn set_offering(&mut self, _ctx: &mut Ctx, offering: Offering) {
         match &offering {
             Offering::Vms(offer) => {
-                self.grace = offer.grace;
+                (self.grace, self.unused_stop) = (offer.grace, offer.unused_stop);
                 self.ledger.set_capacity(Capacity { total: offer.total, max_vms: offer.max_vms });
                 self.jobs.set_slots(offer.slots);
             }
@@ -337,11 +352,11 @@ impl Provider {
         })
     }
 
-    pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, block: Option<Block>, request: Request) {
+    pub fn request(&mut self, ctx: &mut Ctx, token: u64, from: PeerId, site: Option<Site>, request: Request) {
         // What is over frees its place before anybody is told that there is none.
         self.lapse(ctx);
         let (what, answer) = match request {
-            Request::Quote(request) => ("a quote", self.quote(ctx, from, block, request)),
+            Request::Quote(request) => ("a quote", self.quote(ctx, from, site, request)),
             Request::Decline(quote) => {
                 self.ledger.decline(from, quote);
                 ("a decline", Ok(Response::Declined))
@@ -425,6 +440,7 @@ impl Provider {
                 self.end(ctx, lease_id, None);
             }
         }
+        self.stop_unused(ctx);
         let dropped = self.ledger.lapse(ctx.now);
         let mut ops: Vec<StoreOp> = dropped.iter().map(|id| StoreOp::delete(Table::Leases, &id.0)).collect();
         ops.extend(self.jobs.lapse(ctx.now));

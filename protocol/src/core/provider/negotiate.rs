@@ -11,7 +11,7 @@ use crate::message::{ConfirmReq, LeaseStage, ProvisionStep, QuoteReq, Response, 
 use crate::names::{LeaseId, QuoteId};
 use crate::refusal::Refusal;
 use crate::seed::Seed;
-use crate::shard::Block;
+use crate::shard::Site;
 use crate::units::{Millis, Timestamp};
 
 impl Provider {
@@ -19,7 +19,7 @@ impl Provider {
         &mut self,
         ctx: &mut Ctx,
         from: PeerId,
-        block: Option<Block>,
+        site: Option<Site>,
         request: QuoteReq,
     ) -> Result<Response, Refusal> {
         if self.draining {
@@ -31,7 +31,7 @@ impl Provider {
         if !offer.policy.serves(from, &predecessors) {
             return Err(Refusal::Denied);
         }
-        let QuoteReq { create_id, spec } = request;
+        let QuoteReq { create_id, mut spec } = request;
         spec.check().map_err(|fault| Refusal::Malformed(fault.message))?;
         let image = offer.images.get(&spec.image).ok_or_else(|| Refusal::NoSuchImage(spec.image.clone()))?;
         if let Some(backend) = spec.backend.as_ref().filter(|backend| **backend != offer.backend) {
@@ -46,9 +46,12 @@ impl Provider {
         if spec.resources.disk_gib < image.least_disk {
             return Err(Refusal::Unsuitable(format!("image '{}' needs {} of disk", spec.image, image.least_disk)));
         }
-        if spec.duration > offer.max_lease {
-            return Err(Refusal::LeaseTooLong { longest: offer.max_lease });
+        let stranger_from = self.stranger_from(ctx, offer, from, site);
+        let longest = Self::longest(offer, stranger_from);
+        if spec.duration > longest && !spec.or_less {
+            return Err(Refusal::LeaseTooLong { longest });
         }
+        spec.duration = spec.duration.min(longest);
         if let Some(hold) = self.ledger.hold_for(from, create_id) {
             if hold.quote.spec == spec && hold.until > ctx.now + HOLD_REUSED {
                 return Ok(Response::Quote(hold.quote.signed().clone()));
@@ -62,8 +65,11 @@ impl Provider {
         if let Some(tier) = self.quotas.of(from, &predecessors) {
             self.ledger.admit_to_tier(ctx.now, &keys, tier, spec.resources)?;
         }
+        if let Some(site) = stranger_from {
+            self.admit_stranger(ctx, offer, site)?;
+        }
         self.ledger.admit(ctx.now, spec.resources)?;
-        self.ledger.make_room(ctx.now, from, block)?;
+        self.ledger.make_room(ctx.now, from, site.and_then(Site::block))?;
         let quote = Quote {
             network: ctx.network.clone(),
             provider: ctx.me(),
@@ -84,7 +90,7 @@ impl Provider {
         let quote = Sealed::seal(quote, ctx.key);
         let signed = quote.signed().clone();
         let until = quote.hold_until;
-        self.ledger.hold(Hold { quote, create_id, block, until });
+        self.ledger.hold(Hold { quote, create_id, site, stranger_from, until });
         Ok(Response::Quote(signed))
     }
 
@@ -107,7 +113,11 @@ impl Provider {
             return Err(Refusal::Expired("the accept".into()));
         }
         self.must_have_room()?;
-        let quote = self.ledger.held(ctx.now, &accept)?.quote.clone();
+        let hold = self.ledger.held(ctx.now, &accept)?;
+        let (quote, stranger_from) = (hold.quote.clone(), hold.stranger_from);
+        if let (Some(site), Offering::Vms(offer)) = (stranger_from, &self.offering) {
+            self.admit_stranger(ctx, offer, site)?;
+        }
         self.ledger.admit(ctx.now, quote.spec.resources)?;
         self.affords(&keys_of(ctx, from), &quote.price, quote.spec.duration)?;
         let provisional_until = ctx.now + PROVISIONAL;
@@ -147,6 +157,8 @@ impl Provider {
             price: Some(quote.price.clone()),
             unpaid: false,
             renewal: None,
+            stranger_from,
+            unused_until: None,
         };
         ctx.persist(vec![put(&row)]);
         self.ledger.commit(quote.quote_id, row);

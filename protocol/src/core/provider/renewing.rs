@@ -41,8 +41,9 @@ impl Provider {
             return Err(Refusal::Denied);
         }
         let until = row.ends_at.0.checked_add(time.0).map(Timestamp);
-        let until = until.filter(|until| time > Millis(0) && *until - ctx.now <= offer.max_lease);
-        let until = until.ok_or(Refusal::LeaseTooLong { longest: offer.max_lease })?;
+        let longest = Self::longest(offer, self.stranger_from(ctx, offer, from, row.stranger_from));
+        let until = until.filter(|until| time > Millis(0) && *until - ctx.now <= longest);
+        let until = until.ok_or(Refusal::LeaseTooLong { longest })?;
         let other_currency = row.price.as_ref().is_some_and(|price| price.currency != offer.price.currency);
         if other_currency {
             let why = format!("it asks for {} now; a lease is paid in one currency", offer.price.currency);
@@ -101,6 +102,7 @@ impl Provider {
         let row = self.ledger.owned_mut(from, renew.lease_id)?;
         row.ends_at = quote.until;
         row.price = Some(quote.price.clone());
+        row.unused_until = None;
         row.renewal =
             Some(Renewal { quote: quote.signed().clone(), renew: renew.signed().clone(), renewed: renewed.clone() });
         row.touch();

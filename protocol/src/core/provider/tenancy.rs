@@ -1,4 +1,5 @@
 //! A lease that is let: switching its VM, hearing of it, and ending it.
+use super::unused::begins_to_run;
 use super::{Provider, note_refusal, put};
 use crate::core::{Ctx, EventKind, Severity, StoreOp};
 use crate::error::{ErrorCode, Fault};
@@ -77,6 +78,7 @@ impl Provider {
         row.wants_power = !matches!(action, PowerAction::Stop { .. });
         row.fault = None;
         row.unpaid &= !row.wants_power;
+        row.unused_until = None;
         row.acted(act);
         row.touch();
         let (mut ops, status) = (vec![put(row)], row.status());
@@ -155,9 +157,9 @@ impl Provider {
 
     /// Something else is to be done to it already: where it stands now is not what its tenant waits for.
     fn note_run(&mut self, ctx: &mut Ctx, lease_id: LeaseId, phase: VmPhase, mut ops: Vec<StoreOp>) {
-        let first = |row: &&mut LeaseRow| phase == VmPhase::Running && !row.ran;
+        let (patience, first) = (self.unused_stop, |row: &&mut LeaseRow| phase == VmPhase::Running && !row.ran);
         if let Some(row) = self.ledger.row_mut(lease_id).filter(first) {
-            row.ran = true;
+            begins_to_run(row, ctx.now, patience);
             ops.push(put(row));
         }
         ctx.persist(ops);
@@ -165,6 +167,7 @@ impl Provider {
 
     /// Where a VM stands now. A phase that only repeats changes nothing. `ops` are kept with it.
     pub(super) fn vm_is(&mut self, ctx: &mut Ctx, lease_id: LeaseId, phase: VmPhase, mut ops: Vec<StoreOp>) {
+        let patience = self.unused_stop;
         let Some(row) = self.ledger.row_mut(lease_id) else { return ctx.persist(ops) };
         match (row.stage, phase) {
             (LeaseStage::Ended, VmPhase::Gone) if row.vm != VmPhase::Gone => {
@@ -183,8 +186,8 @@ impl Provider {
             _ if phase == row.vm => {}
             _ => {
                 row.vm = phase;
-                row.ran |= phase == VmPhase::Running;
                 if phase == VmPhase::Running {
+                    begins_to_run(row, ctx.now, patience);
                     row.fault = None;
                 }
                 row.touch();
@@ -216,8 +219,9 @@ impl Provider {
             (LeaseStage::Active, VmPhase::Running | VmPhase::Booting | VmPhase::Stopping) => Ok(()),
             (_, phase) => Err(Refusal::WrongState { is: phase.word().to_owned(), wanted: "running".to_owned() }),
         });
-        if let Err(refusal) = &verdict {
-            note_refusal(ctx, from, "a tunnel", refusal);
+        match &verdict {
+            Ok(()) => self.used(ctx, lease_id),
+            Err(refusal) => note_refusal(ctx, from, "a tunnel", refusal),
         }
         verdict
     }

@@ -80,7 +80,7 @@ pub(super) fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Sign
     if quote.provider != peer || quote.requestor != ctx.me() {
         return wrong("between others");
     }
-    if quote.spec != rental.spec {
+    if !quote.spec.answers(&rental.spec) {
         return wrong("for something else than was asked");
     }
     if !rental.spec.isolation.takes(quote.isolation) {
@@ -116,7 +116,7 @@ pub(super) fn check_active(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result
     if !parties || deal.grant.as_ref().is_none_or(|grant| active.grant_hash != grant.digest()) {
         return wrong("of another grant");
     }
-    if !active.is_for(rental.spec.duration) {
+    if !active.is_for(rental.lasts()) {
         return wrong("for another time than was agreed");
     }
     if active.started_at < deal.granted.set_back(MAX_SKEW) || active.started_at > ctx.now + MAX_SKEW {

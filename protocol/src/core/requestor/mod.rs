@@ -141,6 +141,9 @@ pub struct Deal {
     pub confirm: Option<Signed>,
     pub active: Option<Signed>,
     pub ends_at: Timestamp,
+    /// As quoted: what was asked for, or less.
+    #[serde(default)]
+    pub lasts: Option<Millis>,
     #[serde(default)]
     pub renewal: Option<Renewal>,
     #[serde(default)]

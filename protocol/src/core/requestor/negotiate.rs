@@ -13,6 +13,7 @@ use crate::ranking::{self, Full};
 use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 use rand_core::Rng;
+use std::cmp::Reverse;
 
 /// Providers asked at once.
 pub const ASKED: usize = 3;
@@ -60,7 +61,7 @@ impl Requestor {
                     return Err(Fault::new(ErrorCode::VmExists, format!("the last '{name}' is still being destroyed"))
                         .hint("wait a moment, or use another name"));
                 }
-                _ if there.spec == request.spec => {
+                _ if request.spec.means(&there.spec) => {
                     let deadline = there.deadline.max(ctx.now + request.timeout);
                     self.unattended.remove(&id);
                     if let Some(rental) = self.rentals.get_mut(&id) {
@@ -313,8 +314,9 @@ impl Requestor {
         // Those still silent are not asked again by this create, but nothing is held against them.
         // One that others may take first is the last choice: it would cost a try.
         quotes.sort_by(|a, b| {
-            let order =
-                |quote: &Sealed<Quote>| (quote.contested, quote.price.per_hour, std::cmp::Reverse(quote.isolation));
+            let order = |quote: &Sealed<Quote>| {
+                (quote.contested, quote.price.per_hour, Reverse(quote.spec.duration), Reverse(quote.isolation))
+            };
             order(a).cmp(&order(b))
         });
         let best = quotes.remove(0);
@@ -347,6 +349,7 @@ impl Requestor {
             confirm: None,
             active: None,
             ends_at: Timestamp(0),
+            lasts: Some(best.spec.duration),
             renewal: None,
             agreed: None,
         });
@@ -459,6 +462,9 @@ impl Requestor {
         rental.phase = Phase::Leased;
         mark(&mut rental.marks.leased, ctx.now);
         ctx.persist(vec![put(rental)]);
+        if let Some(message) = shorter(rental) {
+            ctx.effect(Effect::Notice { create_id: id, message });
+        }
         self.drop_work(ctx, id);
         self.work.insert(id, Work { wake: Some(ctx.now), ..Work::default() });
         ctx.effect(Effect::Rental(id));
@@ -555,4 +561,19 @@ pub(super) fn mark(mark: &mut Timestamp, now: Timestamp) {
     if *mark == Timestamp(0) {
         *mark = now;
     }
+}
+
+impl Rental {
+    /// How long it is leased for.
+    pub fn lasts(&self) -> Millis {
+        self.deal.as_ref().and_then(|deal| deal.lasts).unwrap_or(self.spec.duration)
+    }
+}
+
+/// What is to be said of a lease that is not for as long as it might have been.
+fn shorter(rental: &Rental) -> Option<String> {
+    let (lasts, name) = (rental.lasts(), &rental.name);
+    let at_a_time =
+        || format!("it is let for {lasts} at a time; 'golemnode vm renew {name}' prolongs it before that ends");
+    (lasts < rental.spec.duration).then(at_a_time)
 }

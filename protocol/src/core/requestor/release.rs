@@ -91,7 +91,7 @@ impl Requestor {
     pub(super) fn release_deal(&mut self, ctx: &mut Ctx, id: CreateId) -> Vec<StoreOp> {
         let Some(rental) = self.rentals.get(&id) else { return Vec::new() };
         let Some(deal) = rental.deal.as_ref() else { return Vec::new() };
-        let release = Release::of(deal, id, rental.spec.duration, ctx);
+        let release = Release::of(deal, id, rental.lasts(), ctx);
         let op = StoreOp::put(Table::Releases, &release.lease_id.0, &release);
         self.releases.entry(release.lease_id).or_insert(release);
         vec![op]

@@ -216,7 +216,7 @@ impl Requestor {
 /// When it is to be said of a VM that it stops soon, and when it does.
 fn ending(rental: &super::Rental) -> Option<(Timestamp, Timestamp)> {
     let deal = rental.deal.as_ref().filter(|deal| rental.phase == Phase::Leased && deal.ends_at > Timestamp(0))?;
-    Some((deal.ends_at.set_back(warn_before(rental.spec.duration)), deal.ends_at))
+    Some((deal.ends_at.set_back(warn_before(rental.lasts())), deal.ends_at))
 }
 
 fn fits(ctx: &Ctx, deal: &Deal, asked: &Asked, quote: &RenewQuote, costs: Amount) -> Result<(), Fault> {

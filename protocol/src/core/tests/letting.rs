@@ -23,9 +23,9 @@ fn holds_are_few_for_a_block_of_addresses_and_in_all() {
         let mut secret = [9; 32];
         secret[..2].copy_from_slice(&from.to_le_bytes());
         let request = Request::Quote(QuoteReq { create_id: CreateId([1; 16]), spec: spec() });
-        let block = Some(crate::shard::Block::V4([198, 51, block]));
+        let site = Some(Site::At(Block::V4([198, 51, block])));
         let (from, body) = (Keypair::from_secret(&secret).peer_id(), Frame::encode(node.now, request));
-        let effects = node.input(Input::Request { token: node.token, from, block, body });
+        let effects = node.input(Input::Request { token: node.token, from, site, body });
         let reply = effects.into_iter().find_map(|effect| match effect {
             Effect::Reply { body, .. } => Some(Frame::<Response>::decode(&body).unwrap().body),
             _ => None,
@@ -364,7 +364,7 @@ fn what_proves_ill_will_is_counted_each_time_and_what_does_not_never() {
     };
     for token in 900..903 {
         let body = vec![0xff; 9];
-        node.core.handle(node.now, Input::Request { token, from: stranger, block: None, body: body.clone() });
+        node.core.handle(node.now, Input::Request { token, from: stranger, site: None, body: body.clone() });
         assert_eq!(proven(&node.core.drain_effects().collect::<Vec<_>>()), 1, "though it makes one event only");
         node.core.handle(node.now, Input::Gossip { id: token, from: stranger, body });
         assert_eq!(proven(&node.core.drain_effects().collect::<Vec<_>>()), 1);
@@ -408,7 +408,7 @@ fn a_peers_absurd_clock_does_no_harm() {
     let mut node = Node::provider(1);
     for (from, sent) in [(2, u64::MAX), (3, 1 << 63), (4, 0)] {
         let body = Frame::encode(Timestamp(sent), Request::Status(LeaseId([0; 16])));
-        node.input(Input::Request { token: 1, from: key(from).peer_id(), block: None, body });
+        node.input(Input::Request { token: 1, from: key(from).peer_id(), site: None, body });
     }
 }
 

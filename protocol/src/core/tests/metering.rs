@@ -201,7 +201,7 @@ fn a_vm_without_credit_stops_costs_nothing_more_and_starts_again_when_there_is_s
     assert_eq!(seconds(&node, id), used + 60);
 }
 
-fn renew_quote(node: &mut Node, id: LeaseId, time: u64) -> Result<Sealed<RenewQuote>, Refusal> {
+pub(super) fn renew_quote(node: &mut Node, id: LeaseId, time: u64) -> Result<Sealed<RenewQuote>, Refusal> {
     match node.ask(2, Request::RenewQuote { lease_id: id, duration: Millis::secs(time) }) {
         Response::RenewQuote(quote) => Ok(quote.open(node.core.network()).unwrap()),
         Response::Refused(refusal) => Err(refusal),
@@ -220,7 +220,7 @@ fn renew_of(node: &Node, quote: &Sealed<RenewQuote>, nonce: u64) -> Request {
     };
     Request::Renew { quote: quote.signed().clone(), renew: Sealed::seal(renew, &key(2)).signed().clone() }
 }
-fn renew(node: &mut Node, id: LeaseId, time: u64) -> Result<Timestamp, Refusal> {
+pub(super) fn renew(node: &mut Node, id: LeaseId, time: u64) -> Result<Timestamp, Refusal> {
     let quote = renew_quote(node, id, time)?;
     let request = renew_of(node, &quote, 1);
     match node.ask(2, request) {

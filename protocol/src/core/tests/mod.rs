@@ -10,6 +10,8 @@ mod relief;
 mod renting;
 mod revoking;
 mod shards;
+mod strangers;
+mod unused;
 
 use super::provider::{Offer, OfferedImage, Offering};
 use super::requestor::{CreateRequest, Phase};
@@ -25,6 +27,7 @@ use crate::money::Price;
 use crate::names::{ActId, Arch, CreateId, Digest, Egress, Isolation, IsolationWanted};
 use crate::quota::Tier;
 use crate::seed::Seed;
+use crate::shard::{Block, Site};
 use crate::spec::{Query, VmSpec};
 use crate::units::{DiskGib, Resources};
 use crate::{ErrorCode, advert};
@@ -52,6 +55,7 @@ fn spec() -> VmSpec {
         backend: None,
         ports: vec![],
         duration: Millis::secs(3600),
+        or_less: false,
     }
 }
 fn offer(vms: u32) -> Offer {
@@ -69,6 +73,8 @@ fn offer(vms: u32) -> Offer {
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        strangers: Default::default(),
+        unused_stop: None,
         prepaid: false,
         policy: Default::default(),
         grace: Millis::secs(7 * 86_400),
@@ -84,12 +90,14 @@ struct Node {
     now: Timestamp,
     disk: std::collections::BTreeMap<(Table, Vec<u8>), StoreOp>,
     token: u64,
+    /// Where those are who ask.
+    site: Option<Site>,
 }
 
 impl Node {
     fn new(n: u8) -> Self {
         let core = NodeCore::new(START, key(n), "main".parse().unwrap(), [n; 32], vec![]).unwrap();
-        Node { core, now: START, disk: Default::default(), token: 0 }
+        Node { core, now: START, disk: Default::default(), token: 0, site: None }
     }
     fn provider(vms: u32) -> Self {
         let mut node = Node::new(1);
@@ -125,7 +133,7 @@ impl Node {
     fn ask_all(&mut self, from: u8, request: Request) -> Vec<Effect> {
         self.token += 1;
         let body = Frame::encode(self.now, request);
-        self.input(Input::Request { token: self.token, from: key(from).peer_id(), block: None, body })
+        self.input(Input::Request { token: self.token, from: key(from).peer_id(), site: self.site, body })
     }
     fn ask(&mut self, from: u8, request: Request) -> Response {
         let effects = self.ask_all(from, request);
@@ -136,7 +144,10 @@ impl Node {
         Frame::<Response>::decode(&reply.expect("a reply")).unwrap().body
     }
     fn quote(&mut self, from: u8, create: u8) -> Result<Sealed<Quote>, Refusal> {
-        let request = QuoteReq { create_id: CreateId([create; 16]), spec: spec() };
+        self.quote_of(from, create, spec())
+    }
+    fn quote_of(&mut self, from: u8, create: u8, spec: VmSpec) -> Result<Sealed<Quote>, Refusal> {
+        let request = QuoteReq { create_id: CreateId([create; 16]), spec };
         match self.ask(from, Request::Quote(request)) {
             Response::Quote(signed) => Ok(signed.open(self.core.network()).unwrap()),
             Response::Refused(refusal) => Err(refusal),

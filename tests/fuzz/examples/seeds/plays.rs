@@ -216,6 +216,8 @@ fn lease() -> LeaseRow {
         price: Some(deal.quote.price.clone()),
         unpaid: false,
         renewal: None,
+        stranger_from: None,
+        unused_until: None,
     }
 }
 
@@ -233,6 +235,7 @@ fn rental() -> Rental {
         confirm: Some(deal.confirm.signed().clone()),
         active: None,
         ends_at: Timestamp(0),
+        lasts: None,
         renewal: None,
         agreed: None,
     };

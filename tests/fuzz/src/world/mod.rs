@@ -97,6 +97,8 @@ fn offer(vms: u32) -> Offer {
         max_vms: vms,
         minimum: Resources::new(1, 128, 1),
         max_lease: Millis::secs(86_400),
+        strangers: Default::default(),
+        unused_stop: None,
         prepaid: false,
         grace: Millis::secs(3600),
         price: Price { per_hour: read("0.02"), currency: read("EUR") },

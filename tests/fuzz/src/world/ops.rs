@@ -13,6 +13,7 @@ use protocol::job::{Found, FoundState, JobId, JobReport};
 use protocol::lease::Quote;
 use protocol::message::{Frame, PowerAction, ProvisionStep, QuoteReq, Request, Response, VmPhase};
 use protocol::names::{ActId, CreateId, IsolationWanted, LeaseId, QuoteId};
+use protocol::shard::Site;
 use protocol::spec::{Query, VmSpec};
 use protocol::units::{Millis, Resources, Timestamp};
 use protocol::{ErrorCode, Fault};
@@ -155,7 +156,7 @@ impl World {
                 let request = self.shard_request(input);
                 let body = Frame::encode(self.now, request);
                 let (token, block) = (self.nodes[node].token(None), shards::block(input));
-                self.input(node, Input::Request { token, from, block, body });
+                self.input(node, Input::Request { token, from, site: block.map(Site::At), body });
             }
             SHARD_ANSWER => {
                 let (node, at) = (self.node(input), usize::from(input.u8()));
@@ -212,7 +213,7 @@ impl World {
         match flight {
             Flight::Request { from, asker, rpc, to, body } => {
                 let token = self.nodes[to].token(asker.map(|asker| (asker, rpc)));
-                self.input(to, Input::Request { token, from, block: None, body });
+                self.input(to, Input::Request { token, from, site: None, body });
             }
             Flight::Response { rpc, to, body, .. } => self.input(to, Input::Response { rpc, result: Ok(body) }),
             Flight::Gossip { from, to, body } => self.gossip(to, from, body),
@@ -257,7 +258,7 @@ impl World {
     }
     fn ask(&mut self, node: usize, from: PeerId, body: Vec<u8>) {
         let token = self.nodes[node].token(None);
-        self.input(node, Input::Request { token, from, block: None, body });
+        self.input(node, Input::Request { token, from, site: None, body });
     }
 
     /// What a stranger, or the other node out of turn, may ask in good form.
@@ -451,6 +452,7 @@ fn spec(shape: u8) -> VmSpec {
         backend: (shape & 32 != 0).then(|| read("memory")),
         ports: vec![80; usize::from(shape >> 6) * 6],
         duration: Millis::secs(3600),
+        or_less: false,
     }
 }
 

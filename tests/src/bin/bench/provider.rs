@@ -9,7 +9,7 @@ use protocol::job::JobReport;
 use protocol::lease::{Grant, Quote};
 use protocol::message::{Frame, Request, Response, VmPhase};
 use protocol::names::{Arch, CreateId, Digest, Egress, Isolation, LeaseId, Network};
-use protocol::shard::Block;
+use protocol::shard::{Block, Site};
 use protocol::units::{DiskGib, Millis, Resources, Timestamp};
 use protocol::{Keypair, PeerId};
 use std::path::Path;
@@ -75,7 +75,7 @@ impl Provider {
     }
     pub fn ask_raw(&mut self, from: PeerId, block: Option<Block>, body: Vec<u8>) -> Result<Answered> {
         self.token += 1;
-        let request = Input::Request { token: self.token, from, block, body };
+        let request = Input::Request { token: self.token, from, site: block.map(Site::At), body };
         let (body, took) = self.input(request)?.ok_or("a request without an answer")?;
         let response = Frame::<Response>::decode(&body).map_err(|error| format!("{error:?}"))?.body;
         Ok(Answered { response, took })
@@ -141,6 +141,8 @@ fn offer(vms: u32, digest: Digest) -> Result<Offer> {
         max_vms: vms,
         minimum: SMALLEST,
         max_lease: Millis::secs(30 * 86_400),
+        strangers: Default::default(),
+        unused_stop: None,
         prepaid: false,
         policy: Default::default(),
         grace: Millis::secs(86_400),
