@@ -14,11 +14,14 @@ use protocol::seed::Seed;
 use protocol::spec::{Query, VmSpec};
 use protocol::units::Millis;
 use protocol::{ErrorCode, Fault, PeerId};
+use std::collections::BTreeSet;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Watchers of creates and waits for a state, each a client's open connection.
 const MAX_WATCHERS: usize = 1024;
+/// VMs that somebody waits for, asked about each second; the others as any VM at rest.
+const REFRESHED: usize = 16;
 
 /// What to do when the core answers.
 pub(super) enum Ticket {
@@ -351,6 +354,13 @@ impl Actor {
         }
         self.waits.push(Waiting { answer, wants: Until { id, status, acted, last: last.clone() } });
         self.answer_waits(id, Some(&last));
+    }
+
+    /// What somebody waits for may come about without a word from here: a guest that its user has shut down.
+    pub(super) fn refresh_waited(&mut self) {
+        self.waits.retain(|waiting| !waiting.answer.is_closed());
+        let waited: BTreeSet<CreateId> = self.waits.iter().map(|waiting| waiting.wants.id).take(REFRESHED).collect();
+        waited.into_iter().for_each(|id| self.input(Input::Refresh(id)));
     }
 
     fn answer_waits(&mut self, id: CreateId, view: Option<&VmView>) {

@@ -218,7 +218,7 @@ impl Actor {
                 Some((job, report)) = vm_reports.recv() => actor.input(Input::Job { job, report }),
                 Some(message) = own.recv() => actor.internal(message),
                 _ = reconcile.tick() => actor.housekeep().await,
-                _ = look_again.tick() => if actor.core.provider().is_unsure() { actor.take_inventory() },
+                _ = look_again.tick() => actor.look_again(),
                 () = tokio::time::sleep(sleep) => actor.input(Input::Tick),
                 else => break,
             }
@@ -228,6 +228,13 @@ impl Actor {
         actor.perform().await?;
         let _ = tokio::time::timeout(FINISH, actor.finish(&mut vm_reports)).await;
         actor.stop().await
+    }
+
+    fn look_again(&mut self) {
+        if self.core.provider().is_unsure() {
+            self.take_inventory();
+        }
+        self.refresh_waited();
     }
 
     /// Until nothing is under way at the hypervisor.
