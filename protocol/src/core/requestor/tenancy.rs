@@ -15,8 +15,10 @@ use crate::units::{Millis, Timestamp};
 const AT_REST: Millis = Millis::secs(30);
 /// Between two watches at the least: changes follow one another within milliseconds, and a provider may be hostile.
 const WATCH_SPACING: Millis = Millis(20);
-/// A provider that answers a watch at once without news (it has too many) is asked again after this.
+/// A provider that answers a watch at once without news (it has too many) is asked again after this, and after twice as
+/// long each time, for it has as many to answer as there are VMs that move.
 const NO_NEWS: Millis = Millis::secs(1);
+const LONGEST_NO_NEWS: Millis = Millis::secs(8);
 const STOPS: &str = "its provider's node was stopped";
 
 fn is_stop(fault: &Fault) -> bool {
@@ -102,11 +104,13 @@ impl Requestor {
         let Some(rental) = self.rentals.get(&id).filter(|rental| rental.phase == Phase::Leased) else { return };
         let moving = rental.status.as_ref().is_some_and(|status| is_moving(status.vm));
         let work = self.work.entry(id).or_default();
-        work.backoff = None;
-        work.wake = Some(match (moving, news) {
+        let at_once = moving && !news && ctx.now < work.sent + NO_NEWS;
+        let next = work.backoff.map_or(NO_NEWS, |last| Millis(2 * last.0).min(LONGEST_NO_NEWS));
+        work.backoff = at_once.then_some(next);
+        work.wake = Some(match (moving, work.backoff) {
             (false, _) => ctx.now + ctx.jitter(AT_REST),
-            (true, true) => ctx.now.max(work.sent + WATCH_SPACING),
-            (true, false) => ctx.now.max(work.sent + NO_NEWS),
+            (true, None) => ctx.now.max(work.sent + WATCH_SPACING),
+            (true, Some(pause)) => work.sent + pause,
         });
     }
 

@@ -432,7 +432,7 @@ fn a_watch_without_news_is_not_a_storm() {
     let (lease_id, mut rpc) = rent(&mut node);
     // It moves, and its provider answers every watch at once.
     let mut questions = 0;
-    for _ in 0..1_000 {
+    for _ in 0..6_000 {
         let mut effects = answer(&mut node, rpc, Response::Status(status(lease_id, 5, VmPhase::Stopping)));
         effects.extend(node.wait(Millis(10)));
         if let Some((next, ..)) = sent(&effects).first() {
@@ -440,7 +440,7 @@ fn a_watch_without_news_is_not_a_storm() {
             questions += 1;
         }
     }
-    assert!(questions <= 12, "{questions} in ten seconds");
+    assert!((9..=12).contains(&questions), "{questions} in a minute");
 }
 
 /// Five providers of one price. Those whose quotes others may take first are the last choice, and others are asked once.
