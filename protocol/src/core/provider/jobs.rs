@@ -3,13 +3,13 @@
 use crate::codec::{self, MAX_STORED};
 use crate::core::{StoreOp, Table};
 use crate::error::Fault;
-
 use crate::job::{JobId, JobKind, JobRow, JobState};
 use crate::ledger::ENDED_KEPT;
 use crate::message::{PowerAction, VmPhase};
 use crate::names::{ActId, LeaseId};
 use crate::units::{Millis, Timestamp};
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Jobs of one VM that are not over: a start and a few switches; beyond it the tenant is told to be patient.
 pub const JOBS_PER_VM: usize = 8;
@@ -55,6 +55,9 @@ pub struct Jobs {
     interrupted: Vec<JobId>,
     slots: Slots,
     last: u64,
+    /// Before that none may begin, unless something changes: a thousand may wait, and are not looked through at each word.
+    none_before: Option<Timestamp>,
+    next_lapse: OnceLock<Option<Timestamp>>,
 }
 
 /// What is done for a tenant comes before what is done for the provider itself.
@@ -67,7 +70,12 @@ fn put(row: &JobRow) -> StoreOp {
 }
 
 impl Jobs {
+    fn changed(&mut self) {
+        self.none_before = None;
+        self.next_lapse.take();
+    }
     pub fn set_slots(&mut self, slots: Slots) {
+        self.changed();
         self.slots = slots;
     }
 
@@ -76,6 +84,7 @@ impl Jobs {
         let mut row: JobRow = codec::decode(value, MAX_STORED).map_err(|error| {
             Fault::internal(format!("a stored job is {error}")).hint("restore the home from a backup")
         })?;
+        self.changed();
         self.last = self.last.max(row.id.0);
         if row.state.is_over() {
             self.over.insert(row.id, row);
@@ -137,6 +146,7 @@ impl Jobs {
         for id in overtaken {
             ops.extend(self.drop(now, id, None));
         }
+        self.changed();
         self.last += 1;
         let row = JobRow {
             id: JobId(self.last),
@@ -170,6 +180,7 @@ impl Jobs {
     /// It has ended.
     pub fn over(&mut self, now: Timestamp, id: JobId, state: JobState, fault: Option<Fault>) -> Vec<StoreOp> {
         let Some(Active { mut row, .. }) = self.active.remove(&id) else { return Vec::new() };
+        self.changed();
         (row.state, row.ended) = (state, now);
         row.fault = fault.or(row.fault);
         let mut ops = vec![put(&row)];
@@ -182,6 +193,7 @@ impl Jobs {
 
     /// Only the guest is waited for: another may have the slot. And what is to be done to this VM next need not wait.
     pub fn waits_for_guest(&mut self, now: Timestamp, id: JobId) -> Vec<StoreOp> {
+        self.changed();
         let Some(job) = self.active.get_mut(&id) else { return Vec::new() };
         job.acting = false;
         let lease_id = job.row.lease_id;
@@ -191,6 +203,7 @@ impl Jobs {
 
     /// Whether it is tried again, and then what is to be persisted. With `insist` there is no last time.
     pub fn again(&mut self, now: Timestamp, id: JobId, fault: &Fault, insist: bool) -> Option<StoreOp> {
+        self.changed();
         let job = self.active.get_mut(&id)?;
         let (first, most) = if insist { (INSIST_FIRST, INSIST_MOST) } else { (RETRY_FIRST, RETRY_MOST) };
         if !insist && (!fault.is_transient() || job.row.tries >= RETRIES) {
@@ -206,6 +219,19 @@ impl Jobs {
 
     /// The next that may run now runs from now on.
     pub fn start_next(&mut self, now: Timestamp) -> Option<(JobRow, StoreOp)> {
+        if self.none_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        let next = self.next_ready(now);
+        let Some(job) = next.and_then(|id| self.active.get_mut(&id)) else {
+            self.none_before = Some(self.next_deadline(now).unwrap_or(Timestamp(u64::MAX)));
+            return None;
+        };
+        (job.row.state, job.acting) = (JobState::Running, true);
+        Some((job.row.clone(), put(&job.row)))
+    }
+
+    fn next_ready(&self, now: Timestamp) -> Option<JobId> {
         let acting = |provision: bool| {
             let of_kind = |job: &&Active| job.acting && (job.row.kind == JobKind::Provision) == provision;
             self.active.values().filter(of_kind).count()
@@ -231,10 +257,7 @@ impl Jobs {
         for job in self.active.values() {
             heads.entry(job.row.lease_id).or_insert(&job.row);
         }
-        let id = heads.into_values().filter(|row| may(row)).min_by_key(|row| rank(row))?.id;
-        let job = self.active.get_mut(&id)?;
-        (job.row.state, job.acting) = (JobState::Running, true);
-        Some((job.row.clone(), put(&job.row)))
+        heads.into_values().filter(|row| may(row)).min_by_key(|row| rank(row)).map(|row| row.id)
     }
 
     /// Forgets what has been over for long. To be persisted.
@@ -244,10 +267,11 @@ impl Jobs {
         for id in &old {
             self.over.remove(id);
         }
+        self.changed();
         old.iter().map(|id| StoreOp::delete(Table::Jobs, &id.key())).collect()
     }
     pub fn next_lapse(&self) -> Option<Timestamp> {
-        self.over.values().map(|row| row.ended + ENDED_KEPT).min()
+        *self.next_lapse.get_or_init(|| self.over.values().map(|row| row.ended + ENDED_KEPT).min())
     }
 
     pub fn take_interrupted(&mut self) -> Vec<JobId> {
@@ -264,6 +288,7 @@ impl Jobs {
     }
 
     pub fn clock_set_back(&mut self, by: Millis) {
+        self.changed();
         for job in self.active.values_mut() {
             job.row.not_before = job.row.not_before.set_back(by);
         }
