@@ -105,6 +105,9 @@ pub struct LeaseRow {
     /// What it costs now: as quoted, or as renewed.
     #[serde(default)]
     pub price: Option<Price>,
+    /// It runs on credit that was granted; else on trust, whatever is offered later.
+    #[serde(default)]
+    pub prepaid: bool,
     /// Stopped because its tenant's credit was used up.
     #[serde(default)]
     pub unpaid: bool,

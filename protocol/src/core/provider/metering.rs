@@ -266,7 +266,7 @@ impl Provider {
 
     /// Whether these keys' credit covers an hour of all that they rent and of this (or its whole time, if that is less).
     pub(super) fn affords(&self, keys: &[PeerId], price: &Price, time: Millis) -> Result<(), Refusal> {
-        if price.per_hour.is_zero() || !self.offer().is_some_and(|offer| offer.prepaid) {
+        if price.per_hour.is_zero() || !self.prepaid {
             return Ok(());
         }
         let left = self.credit_left(keys, &price.currency);
@@ -279,11 +279,12 @@ impl Provider {
 
     /// Warns who has credit for an hour or less, and stops the VMs of who has none.
     fn watch_credit(&mut self, ctx: &mut Ctx) {
-        if !self.offer().is_some_and(|offer| offer.prepaid) {
+        if !self.prepaid {
             return;
         }
-        let priced =
-            |row: &&LeaseRow| is_charged(row) && row.price.as_ref().is_some_and(|price| !price.per_hour.is_zero());
+        let priced = |row: &&LeaseRow| {
+            row.prepaid && is_charged(row) && row.price.as_ref().is_some_and(|price| !price.per_hour.is_zero())
+        };
         // What all of an account's VMs cost is looked at once for all of them.
         let mut accounts: BTreeMap<(PeerId, Currency), Vec<LeaseId>> = BTreeMap::new();
         for row in self.ledger.leases().filter(priced) {

@@ -136,10 +136,10 @@ pub struct Provider {
     looks: Looks,
     /// The process ends soon.
     stopping: bool,
-    /// As last offered.
+    /// As last offered, these three: a host that is busy for a moment stands by them.
     grace: Millis,
-    /// As last offered.
     unused_stop: Option<Millis>,
+    prepaid: bool,
 }
 
 impl Provider {
@@ -159,6 +159,7 @@ impl Provider {
             stopping: false,
             grace: GRACE,
             unused_stop: None,
+            prepaid: false,
         }
     }
 
@@ -299,7 +300,7 @@ impl Provider {
     pub fn set_offering(&mut self, _ctx: &mut Ctx, offering: Offering) {
         match &offering {
             Offering::Vms(offer) => {
-                (self.grace, self.unused_stop) = (offer.grace, offer.unused_stop);
+                (self.grace, self.unused_stop, self.prepaid) = (offer.grace, offer.unused_stop, offer.prepaid);
                 self.ledger.set_capacity(Capacity { total: offer.total, max_vms: offer.max_vms });
                 self.jobs.set_slots(offer.slots);
             }

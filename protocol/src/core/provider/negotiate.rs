@@ -155,6 +155,7 @@ impl Provider {
             acts: Vec::new(),
             fault: None,
             price: Some(quote.price.clone()),
+            prepaid: self.prepaid,
             unpaid: false,
             renewal: None,
             stranger_from,

@@ -99,8 +99,10 @@ impl Provider {
             ends_at: quote.until,
         };
         let renewed = Sealed::seal(renewed, ctx.key).signed().clone();
+        let prepaid = self.prepaid;
         let row = self.ledger.owned_mut(from, renew.lease_id)?;
         row.ends_at = quote.until;
+        row.prepaid = prepaid;
         row.price = Some(quote.price.clone());
         row.unused_until = None;
         row.renewal =

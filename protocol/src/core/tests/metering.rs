@@ -370,3 +370,32 @@ fn a_clock_that_is_set_charges_nobody_for_time_that_did_not_go_by() {
         assert_eq!((lines, last.last), (vec![3600, 3600], true), "each price for its hour");
     }
 }
+
+#[test]
+fn what_was_let_on_trust_runs_on_when_others_must_pay_beforehand() {
+    let mut node = dear();
+    let price = Price { per_hour: "3.6".parse().unwrap(), currency: euro() };
+    let offers = |prepaid| Input::Offer(Offering::Vms(Box::new(Offer { price: price.clone(), prepaid, ..offer(3) })));
+    node.input(offers(false));
+    let id = node.lease(2, 1);
+    node.done(id, VmPhase::Running);
+    node.input(offers(true));
+    runs_for(&mut node, id, 30);
+    assert_eq!(node.row(id).vm, VmPhase::Running, "its provider's word");
+    assert_eq!(renew(&mut node, id, 3600).unwrap_err().code(), ErrorCode::Quota, "more time is another matter");
+    assert!(matches!(node.quote(2, 2), Err(Refusal::NoCredit { .. })));
+    grant(&mut node, 2, "10");
+    renew(&mut node, id, 4 * 3600).unwrap();
+    runs_for(&mut node, id, 150);
+    assert_eq!((node.row(id).vm, seconds(&node, id)), (VmPhase::Stopping, 167 * 60), "{:?}", node.row(id).fault);
+}
+
+#[test]
+fn a_host_that_is_busy_for_a_moment_asks_for_credit_all_the_same() {
+    let mut node = dear();
+    grant(&mut node, 2, "3.6");
+    let (first, second) = (node.quote(2, 1).unwrap(), node.quote(2, 2).unwrap());
+    node.input(Input::Offer(Offering::Nothing { reason: "it is busy".into() }));
+    node.accept(2, 1, &first).unwrap();
+    assert!(matches!(node.accept(2, 2, &second), Err(Refusal::NoCredit { .. })));
+}

@@ -214,6 +214,7 @@ fn lease() -> LeaseRow {
         acts: vec![ActId([5; 16])],
         fault: None,
         price: Some(deal.quote.price.clone()),
+        prepaid: false,
         unpaid: false,
         renewal: None,
         stranger_from: None,

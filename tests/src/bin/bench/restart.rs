@@ -28,7 +28,7 @@ const CHANGED: usize = 5;
 const RUNS: usize = 5;
 const SETTINGS: &str = "network = \"test\"\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\nmdns = false\nbackend = \"memory\"\n\
                         min_disk = \"1G\"\nmin_memory = \"128M\"\nmax_vms = 200\ncpu_threshold = 100\n\
-                        memory_threshold = 100\ndisk_threshold = 100\n";
+                        memory_threshold = 100\ndisk_threshold = 100\nprepaid = false\n";
 
 pub fn run() -> Result<()> {
     println!("\n## A provider with {LEASES} leases, killed and started again, {RUNS} runs");
