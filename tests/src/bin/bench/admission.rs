@@ -21,9 +21,9 @@ const STANDING: u64 = 100;
 /// Where the memory is looked at.
 const FIRST: u64 = 100_000;
 const LAST: u64 = 1_000_000;
-/// One in so many is a VM that is rented and given back: what is kept of those that ended (`MAX_ENDED`) is as much as it
-/// may be long before the first look.
-const LEASE_EVERY: u64 = 50;
+/// One in so many is a VM that is rented and given back: what is kept of those that ended (`MAX_ENDED`), and of events
+/// (10,000, two for each), is as much as it may be before the first look.
+const LEASE_EVERY: u64 = 10;
 
 pub fn run(pairs: usize) -> Result<()> {
     for standing in [0, STANDING] {
@@ -97,9 +97,11 @@ pub fn requests() -> Result<()> {
     for n in 1..=LAST {
         provider.now = provider.now + Millis(10);
         crowd.one(&mut provider, n)?;
+        if n.is_multiple_of(FIRST) && n < LAST {
+            println!("  after {n}: {:.2} MiB", resident()?);
+        }
         if n == FIRST {
             at_first = resident()?;
-            println!("  after {n}: {at_first:.2} MiB");
         }
     }
     let at_last = resident()?;
