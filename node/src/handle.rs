@@ -57,6 +57,7 @@ pub enum Command {
     Credits(Option<PeerId>, Answer<Vec<CreditView>>),
     GrantCredit(PeerId, CreditBody, Answer<Vec<CreditView>>),
     Renew(String, RenewBody, Answer<VmView>),
+    Rename(String, VmName, Answer<VmView>),
     Quotas(Option<PeerId>, Answer<Vec<QuotaView>>),
     SetQuota(PeerId, Option<Tier>, Answer<QuotaView>),
     Jobs(Answer<Vec<JobView>>),
@@ -194,6 +195,9 @@ impl NodeHandle {
     }
     pub async fn grant_credit(&self, peer: PeerId, body: CreditBody) -> Result<Vec<CreditView>, Fault> {
         self.ask(|answer| Command::GrantCredit(peer, body, answer)).await
+    }
+    pub async fn rename(&self, vm: &str, name: VmName) -> Result<VmView, Fault> {
+        self.ask(|answer| Command::Rename(vm.to_owned(), name, answer)).await
     }
     pub async fn renew(&self, vm: &str, body: RenewBody) -> Result<VmView, Fault> {
         self.ask(|answer| Command::Renew(vm.to_owned(), body, answer)).await

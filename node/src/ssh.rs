@@ -60,6 +60,27 @@ impl SshDir {
         Ok(Prepared { authorized_key, host_private: private_text(&host)?, identity_file })
     }
 
+    /// The keys of a VM under another name, beside those under its own. The key that this node made is a new file then.
+    pub fn copy(&self, name: &VmName, new: &VmName, identity_file: Option<&str>) -> Result<Option<String>, Fault> {
+        let (from, to) = (self.of(name), self.of(new));
+        if from == to {
+            return Ok(identity_file.map(str::to_owned));
+        }
+        if to.exists() {
+            fs::remove_dir_all(&to).map_err(|error| io("replace", &to, &error))?;
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&to);
+        made.map_err(|error| io("create", &to, &error))?;
+        for file in fs::read_dir(&from).map_err(|error| io("read", &from, &error))?.flatten() {
+            let text = fs::read_to_string(file.path()).map_err(|error| io("read", &file.path(), &error))?;
+            let pinned = file.file_name() == "known_hosts";
+            let text = if pinned { text.replacen(&alias(name), &alias(new), 1) } else { text };
+            write(&to.join(file.file_name()), &text)?;
+        }
+        let own = |path: &str| Path::new(path).strip_prefix(&from).map(|file| to.join(file)).ok();
+        Ok(identity_file.map(|path| own(path).map_or(path.to_owned(), |new| new.to_string_lossy().into_owned())))
+    }
+
     /// Removes the keys of VMs that are no more.
     pub fn keep_only(&self, kept: &[VmName]) -> Result<(), Fault> {
         let entries = match fs::read_dir(&self.dir) {

@@ -2,7 +2,7 @@
 use crate::error::Fault;
 use crate::names::Currency;
 use crate::units::Millis;
-use rust_decimal::Decimal;
+use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -28,6 +28,12 @@ impl Amount {
     pub fn over(self, time: Millis) -> Decimal {
         // 3,600,000 ms an hour; both factors are bounded, so the product fits 96 bits after rounding to 12 places.
         (self.0 * Decimal::from(time.0.min(Self::LONGEST.0)) / Decimal::from(3_600_000)).round_dp(12)
+    }
+    /// The most that an hour may cost for so much time to come to no more than this.
+    pub fn an_hour_of(self, time: Millis) -> Amount {
+        let whole = self.0 * Decimal::from(3_600_000) / Decimal::from(time.0.clamp(1, Self::LONGEST.0));
+        let hour = whole.round_dp_with_strategy(9, RoundingStrategy::ToZero);
+        Amount(hour.min(Decimal::from(Self::MOST - 1)).normalize())
     }
 }
 impl FromStr for Amount {
@@ -153,6 +159,19 @@ mod tests {
         assert_eq!("0.02".parse::<Amount>().unwrap().over(Millis::secs(1800)).to_string(), "0.01");
         // The largest of both must not overflow.
         assert!("999999999999.999999999".parse::<Amount>().unwrap().over(Millis(u64::MAX)) > Decimal::ZERO);
+    }
+
+    #[test]
+    fn a_budget_is_never_exceeded() {
+        let hour = |budget: &str, time: Millis| budget.parse::<Amount>().unwrap().an_hour_of(time);
+        assert_eq!(hour("1", Millis::secs(7200)).to_string(), "0.5");
+        assert_eq!(hour("1", Millis::secs(3 * 3600)).to_string(), "0.333333333", "rounded down");
+        assert_eq!(hour("0.01", Millis::secs(60)).to_string(), "0.6");
+        assert!(hour("0", Millis::secs(60)).is_zero());
+        for time in [Millis(0), Millis(u64::MAX)] {
+            let most = hour("999999999999.999999999", time);
+            assert_eq!(most.to_string().parse::<Amount>().unwrap(), most, "it is an amount itself");
+        }
     }
 
     #[test]

@@ -375,6 +375,32 @@ fn what_is_done_to_guests_is_listed_and_a_removal_is_not_taken_back() {
 }
 
 #[test]
+fn a_vm_gets_another_name_and_keeps_everything_else() {
+    let (p, r) = (provider_home(), Home::new());
+    let provider = p.node(&PROVIDE);
+    let addr = provider.addr();
+    let node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    let vm = r.json(&CREATE);
+    r.run(&["vm", "create", "db", "--isolation", "any"]).ok();
+    r.run(&["vm", "rename", "web", "db"]).fails(1, "VM_003");
+    r.run(&["vm", "rename", "www", "x"]).fails(3, "VM_002");
+    r.run(&["vm", "rename", "web", "No_Name"]).fails(2, "REQ_001");
+    let key = |vm: &Value| std::fs::read(vm["ssh"]["identity_file"].as_str().unwrap()).unwrap();
+    let before = key(&vm);
+    let renamed = r.json(&["vm", "rename", "web", "www"]);
+    assert_eq!((&renamed["name"], &renamed["id"]), (&Value::from("www"), &vm["id"]));
+    assert_eq!(key(&renamed), before);
+    let pinned = std::fs::read_to_string(renamed["ssh"]["known_hosts_file"].as_str().unwrap()).unwrap();
+    assert!(pinned.starts_with("golemnode-www ssh-ed25519 "), "{pinned}");
+    assert!(!r.path().join("ssh/vms/web").exists(), "nothing is left under the old name");
+    r.run(&["vm", "info", "web"]).fails(3, "VM_002");
+    drop(node);
+    let _node = r.node(&["--network", "test", "--bootstrap", &addr]);
+    assert_eq!(r.json(&["vm", "info", "www"])["id"], vm["id"]);
+    assert_ne!(r.json(&CREATE)["id"], vm["id"], "the old name is free");
+}
+
+#[test]
 fn less_time_is_taken_where_no_more_is_let_and_what_nobody_uses_is_stopped() {
     let (p, r) = (provider_home(), Home::new());
     p.config(&format!("{PROVIDER}max_lease = \"2h\"\nunused_stop = \"1s\"\n"));

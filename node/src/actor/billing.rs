@@ -102,7 +102,7 @@ impl Actor {
             Err(fault) => return reply(answer, Err(fault)),
         };
         let duration = Millis(body.duration_s.saturating_mul(1000));
-        let ticket = self.ticket(Ticket::Renew(answer));
+        let ticket = self.ticket(Ticket::View(answer));
         self.input(Input::Renew { ticket, create_id, duration, most: body.max_price });
     }
 }

@@ -8,7 +8,7 @@ use crate::tunnel;
 use protocol::core::Input;
 use protocol::core::requestor::{CreateRequest, Phase, Rental};
 use protocol::message::{PowerAction, VmPhase};
-use protocol::names::{CreateId, Egress, Isolation};
+use protocol::names::{CreateId, Egress, Isolation, VmName};
 use protocol::revocation::RevocationDocument;
 use protocol::seed::Seed;
 use protocol::spec::{Query, VmSpec};
@@ -28,7 +28,8 @@ pub(super) enum Ticket {
     Create(Creating),
     /// Then wait until the VM is there.
     Act(VmStatus, Answer<VmView>),
-    Renew(Answer<VmView>),
+    /// The VM as it is then.
+    View(Answer<VmView>),
     /// Nobody waits.
     Quiet,
 }
@@ -106,6 +107,7 @@ impl Actor {
                 let views = self.grant_credit(peer, grant, currency);
                 reply(answer, views);
             }
+            Command::Rename(vm, name, answer) => self.rename(&vm, name, answer),
             Command::Renew(vm, body, answer) => self.renew(&vm, &body, answer),
             Command::Quotas(peer, answer) => reply(answer, self.quota_views(peer)),
             Command::SetQuota(peer, tier, answer) => {
@@ -231,11 +233,12 @@ impl Actor {
             (Some(Ticket::Create(creating)), Err(error)) => creating.tell(CreateEvent::Failed { error }),
             (Some(Ticket::Act(status, answer)), Ok(id)) => self.wait_for(id, status, true, answer),
             (Some(Ticket::Act(_, answer)), Err(fault)) => reply(answer, Err(fault)),
-            (Some(Ticket::Renew(answer)), Ok(id)) => {
+            (Some(Ticket::View(answer)), Ok(id)) => {
                 let view = self.core.requestor().rental(id).map(|rental| self.vm_view(rental));
                 reply(answer, view.ok_or_else(|| Fault::new(ErrorCode::NoSuchVm, "the VM is gone")));
+                self.sweep_keys();
             }
-            (Some(Ticket::Renew(answer)), Err(fault)) => reply(answer, Err(fault)),
+            (Some(Ticket::View(answer)), Err(fault)) => reply(answer, Err(fault)),
             (Some(Ticket::Quiet) | None, _) => {}
         }
     }
@@ -305,6 +308,21 @@ impl Actor {
         let kept: Vec<_> = self.core.requestor().rentals().map(|rental| rental.name.clone()).collect();
         if let Err(fault) = self.ssh.keep_only(&kept) {
             tracing::warn!(%fault, "keys of a VM that is gone are left");
+        }
+    }
+
+    /// Its keys stand under both names until the new one is on disk.
+    fn rename(&mut self, vm: &str, name: VmName, answer: Answer<VmView>) {
+        let prepared = self.find(vm).and_then(|rental| {
+            self.core.requestor().may_rename(rental.create_id, &name)?;
+            Ok((rental.create_id, self.ssh.copy(&rental.name, &name, rental.identity_file.as_deref())?))
+        });
+        match prepared {
+            Ok((create_id, identity_file)) => {
+                let ticket = self.ticket(Ticket::View(answer));
+                self.input(Input::Rename { ticket, create_id, name, identity_file });
+            }
+            Err(fault) => reply(answer, Err(fault)),
         }
     }
 

@@ -123,6 +123,9 @@ impl Client {
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.answer(self.request(Method::DELETE, &format!("/api/v1/bans/{peer}"), None)?, SHORT).await
     }
+    pub async fn rename(&self, vm: &str, body: &RenameBody) -> Result<VmView, Fault> {
+        self.post(&format!("/api/v1/vms/{}/rename", escape(vm)), body, SHORT).await
+    }
     pub async fn renew(&self, vm: &str, body: &RenewBody) -> Result<VmView, Fault> {
         self.post(&format!("/api/v1/vms/{}/renew", escape(vm)), body, SHORT).await
     }

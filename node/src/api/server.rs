@@ -89,6 +89,7 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/providers", get(providers))
         .route("/api/v1/providers/{peer}", get(provider))
         .route("/api/v1/vms/{vm}/renew", post(renew))
+        .route("/api/v1/vms/{vm}/rename", post(rename))
         .route("/api/v1/receipts", get(receipts))
         .route("/api/v1/receipts/{lease}", get(receipt))
         .route("/api/v1/credits", get(credits))
@@ -160,6 +161,10 @@ async fn providers(State(api): State<Api>, Asked(query): Asked<ProviderQuery>) -
 async fn provider(State(api): State<Api>, Named(peer): Named) -> Answer<ProviderView> {
     Ok(Json(api.node.provider(peer.parse()?).await?))
 }
+async fn rename(State(api): State<Api>, Named(vm): Named, Body(body): Body<RenameBody>) -> Answer<VmView> {
+    Ok(Json(api.node.rename(&vm, body.name).await?))
+}
+
 async fn renew(State(api): State<Api>, Named(vm): Named, Body(body): Body<RenewBody>) -> Answer<VmView> {
     Ok(Json(api.node.renew(&vm, body).await?))
 }

@@ -311,6 +311,13 @@ pub struct RevokedView {
     pub told: usize,
 }
 
+/// The body of `POST /api/v1/vms/{id}/rename`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameBody {
+    pub name: VmName,
+}
+
 /// The body of `POST /api/v1/vms`. With `Accept: application/x-ndjson` the answer is a stream of [`CreateEvent`]s;
 /// a client that goes away before the lease is confirmed takes the request back.
 #[derive(Clone, Debug, Serialize, Deserialize)]

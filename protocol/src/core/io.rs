@@ -8,7 +8,7 @@ use crate::identity::PeerId;
 use crate::job::{Found, JobId, JobReport};
 use crate::message::PowerAction;
 use crate::money::{Amount, Sum};
-use crate::names::{CreateId, Currency, Digest, Egress, ImageName, LeaseId, PeerAddr};
+use crate::names::{CreateId, Currency, Digest, Egress, ImageName, LeaseId, PeerAddr, VmName};
 use crate::quota::Tier;
 use crate::shard::{Server, Site};
 use crate::spec::{Query, VmSpec};
@@ -79,6 +79,13 @@ pub enum Input {
         action: PowerAction,
     },
     /// More time, at no more than this (or than it costs now).
+    /// Another name for the same VM; its keys are under it already.
+    Rename {
+        ticket: u64,
+        create_id: CreateId,
+        name: VmName,
+        identity_file: Option<String>,
+    },
     Renew {
         ticket: u64,
         create_id: CreateId,

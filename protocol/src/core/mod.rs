@@ -270,6 +270,10 @@ impl NodeCore {
             }
             Input::Destroy { ticket, create_id } => self.requestor.destroy(ctx, ticket, create_id),
             Input::Power { ticket, create_id, action } => self.requestor.power(ctx, ticket, create_id, action),
+            Input::Rename { ticket, create_id, name, identity_file } => {
+                let result = self.requestor.rename(ctx, create_id, name, identity_file);
+                ctx.effect(Effect::Answer { ticket, result });
+            }
             Input::Renew { ticket, create_id, duration, most } => {
                 self.requestor.renew(ctx, ticket, create_id, duration, most);
             }

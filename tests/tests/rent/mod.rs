@@ -1,4 +1,5 @@
 //! The main job with a real guest: libvirt's embedded driver, QEMU, OpenSSH.
+mod copying;
 mod debian;
 mod failover;
 mod interrupt;
@@ -80,6 +81,12 @@ fn a_guest_is_rented_used_and_given_back() {
     let back = r.path().join("back");
     assert!(Command::new("rsync").args(["-e", &shell, "web:/tmp/r"]).arg(&back).status().unwrap().success());
     assert_eq!(std::fs::read(&back).unwrap(), noise);
+
+    r.run(&["vm", "rename", "web", "www"]).ok();
+    assert_eq!(r.run(&["vm", "exec", "www", "--", "hostname"]).ok().stdout().trim(), "web");
+    r.run(&["vm", "rename", "www", "web"]).ok();
+    copying::copies(&r);
+    copying::forwards(&r);
 
     // Lifecycle.
     assert_eq!(r.json(&["vm", "stop", "web"])["status"], "stopped");

@@ -48,6 +48,9 @@ pub struct CreateArgs {
     /// At most this price per hour
     #[arg(long, value_name = "P")]
     max_price: Option<Amount>,
+    /// What the whole time may cost at most
+    #[arg(long, value_name = "P")]
+    budget: Option<Amount>,
     /// How long to rent it; unless given, 24h, or less where that is the most that is let at a time
     #[arg(long = "for", value_name = "DURATION")]
     duration: Option<Millis>,
@@ -98,6 +101,7 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
     if args.timeout.as_secs() == 0 {
         return Err(Fault::invalid("--timeout: it must be at least 1s"));
     }
+    let duration = args.duration.unwrap_or(DAY);
     Ok(CreateVm {
         name: args.name,
         resources: args.size.unwrap_or(asked).check()?,
@@ -105,10 +109,10 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
         provider: args.provider,
         country: args.country,
         arch: None,
-        max_price: args.max_price,
+        max_price: within(args.max_price, args.budget, duration),
         backend: args.backend,
         isolation: args.isolation,
-        duration_s: args.duration.unwrap_or(DAY).as_secs(),
+        duration_s: duration.as_secs(),
         or_less: args.duration.is_none(),
         ssh_key: args.ssh_key.map(|key| keys::tenant_key(home, &key)).transpose()?,
         user_data: args.cloud_init.map(|file| keys::user_data(&file)).transpose()?,
@@ -116,6 +120,12 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
         timeout_s: args.timeout.as_secs(),
         wait: !args.no_wait,
     })
+}
+
+/// The most that an hour may cost.
+fn within(max_price: Option<Amount>, budget: Option<Amount>, time: Millis) -> Option<Amount> {
+    let hour = budget.map(|budget| budget.an_hour_of(time));
+    max_price.into_iter().chain(hour).min()
 }
 
 async fn create(context: &Context, node: &Client, request: &CreateVm) -> Result<VmView, Failure> {

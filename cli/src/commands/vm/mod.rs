@@ -1,5 +1,7 @@
 //! `golemnode vm …`: rent virtual machines and use them.
+mod copy;
 pub mod create;
+mod forward;
 mod keys;
 mod progress;
 mod proxy;
@@ -10,8 +12,9 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{dash, fields, table};
 use clap::Subcommand;
 use node::api::billing::RenewBody;
-use node::api::types::{VmActionBody, VmActionName, VmStatus, VmView};
+use node::api::types::{RenameBody, VmActionBody, VmActionName, VmStatus, VmView};
 use protocol::money::Amount;
+use protocol::names::VmName;
 use protocol::units::{Millis, Resources};
 use protocol::{ErrorCode, Fault};
 
@@ -48,6 +51,12 @@ pub enum VmCommand {
         #[arg(long, value_name = "PRICE")]
         max_price: Option<Amount>,
     },
+    /// Give it another name here; the guest's host name stays
+    Rename {
+        /// Its name or id
+        name: String,
+        new: VmName,
+    },
     /// End its lease and remove it with its disk
     Destroy { name: String },
     /// Log in, or run a command with OpenSSH's own options
@@ -55,6 +64,11 @@ pub enum VmCommand {
     Ssh(ssh::SshArgs),
     /// Run a command in the guest, and exit with its code
     Exec(ssh::ExecArgs),
+    /// Copy files and directories to a guest or from it
+    #[command(visible_alias = "transfer")]
+    Copy(copy::CopyArgs),
+    /// Lead ports of this machine to ports of the guest, until Ctrl-C
+    Forward(forward::ForwardArgs),
     /// Join stdin and stdout to a port of the guest (OpenSSH's ProxyCommand)
     Proxy(proxy::ProxyArgs),
     /// Print Host blocks for ~/.ssh/config, so that ssh, scp, rsync and Ansible find the guests by name
@@ -92,9 +106,16 @@ pub fn run(context: &Context, command: VmCommand) -> Outcome {
             let vm = context.block_on(async { node.renew(&name, &body).await })?;
             context.show(&vm, || renewed_text(&vm))
         }
+        VmCommand::Rename { name, new } => {
+            let node = context.node()?;
+            let vm = context.block_on(async { node.rename(&name, &RenameBody { name: new }).await })?;
+            context.show(&vm, || format!("{name} is {} now\n", vm.name))
+        }
         VmCommand::Destroy { name } => destroy(context, &name),
         VmCommand::Ssh(args) => ssh::ssh(context, args),
         VmCommand::Exec(args) => ssh::exec(context, args),
+        VmCommand::Copy(args) => copy::run(context, &args),
+        VmCommand::Forward(args) => forward::run(context, &args),
         VmCommand::Proxy(args) => proxy::run(context, &args),
         VmCommand::SshConfig { names } => ssh::config(context, &names),
         VmCommand::Wait { name, state, timeout } => {

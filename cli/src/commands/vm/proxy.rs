@@ -7,6 +7,7 @@
 //! ```
 //! Each direction ends by itself: the end of stdin is passed on and answers still come; the end of the answers closes
 //! stdout, and stdin is read until the tunnel is gone as a whole.
+use crate::args::Global;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::start;
@@ -37,7 +38,7 @@ pub struct ProxyArgs {
 
 pub fn run(context: &Context, args: &ProxyArgs) -> Outcome {
     let home = context.home().map_err(Failure::Ours)?;
-    let tunnel = open_tunnel(context, &home, args).map_err(Failure::Ours)?;
+    let tunnel = open_tunnel(&context.global, &home, &args.name, args.port).map_err(Failure::Ours)?;
     join(tunnel).map_err(|error| {
         Failure::Ours(Fault::new(ErrorCode::Unreachable, format!("the tunnel to '{}' broke: {error}", args.name)))
     })?;
@@ -45,11 +46,11 @@ pub fn run(context: &Context, args: &ProxyArgs) -> Outcome {
 }
 
 /// A node runs most often, so it is asked at once; only when there is none is it started.
-fn open_tunnel(context: &Context, home: &Home, args: &ProxyArgs) -> Result<Tunnel, Fault> {
-    match Tunnel::open(home, &args.name, args.port) {
+pub(super) fn open_tunnel(global: &Global, home: &Home, vm: &str, port: u16) -> Result<Tunnel, Fault> {
+    match Tunnel::open(home, vm, port) {
         Err(fault) if fault.code == ErrorCode::Unavailable => {
-            start::ensure(home, &context.global)?;
-            Tunnel::open(home, &args.name, args.port)
+            start::ensure(home, global)?;
+            Tunnel::open(home, vm, port)
         }
         opened => opened,
     }
@@ -82,7 +83,7 @@ fn join(tunnel: Tunnel) -> std::io::Result<()> {
 
 /// Moves bytes until the end, each as soon as it is there. `io::copy` would splice between a pipe and a socket, and a
 /// splice from a socket holds a server's greeting back until more comes.
-fn pump(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
+pub(super) fn pump(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         match from.read(&mut buffer) {

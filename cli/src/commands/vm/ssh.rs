@@ -32,7 +32,7 @@ pub struct ExecArgs {
 /// Interactive, or a command as ssh takes it.
 pub fn ssh(context: &Context, args: SshArgs) -> Outcome {
     let (vm, ssh) = reachable(context, &args.name).map_err(ours)?;
-    let mut command = client(context, &vm, &ssh).map_err(ours)?;
+    let mut command = client("ssh", context, &vm, &ssh).map_err(ours)?;
     // ssh goes on reading options behind the host, so both kinds of arguments may follow.
     command.arg(&ssh.host_alias).args(args.args);
     Err(become_it(command))
@@ -41,7 +41,7 @@ pub fn ssh(context: &Context, args: SshArgs) -> Outcome {
 /// A command, word by word, without a terminal and without a question.
 pub fn exec(context: &Context, args: ExecArgs) -> Outcome {
     let (vm, ssh) = reachable(context, &args.name).map_err(ours)?;
-    let mut command = client(context, &vm, &ssh).map_err(ours)?;
+    let mut command = client("ssh", context, &vm, &ssh).map_err(ours)?;
     let words: Vec<String> = args.command.iter().map(|word| quoted(word)).collect();
     command.args(["-T", "-o", "BatchMode=yes", "--", &ssh.host_alias, &words.join(" ")]);
     Err(become_it(command))
@@ -55,7 +55,7 @@ fn ours(failure: impl Into<Failure>) -> Failure {
     }
 }
 
-fn reachable(context: &Context, name: &str) -> Result<(VmView, VmSsh), Failure> {
+pub(super) fn reachable(context: &Context, name: &str) -> Result<(VmView, VmSsh), Failure> {
     let vm = super::find(context, name)?;
     running(&vm)?;
     let ssh = vm.ssh.clone().ok_or_else(|| {
@@ -65,10 +65,10 @@ fn reachable(context: &Context, name: &str) -> Result<(VmView, VmSsh), Failure> 
     Ok((vm, ssh))
 }
 
-/// ssh with the options of `vm ssh-config` and without the user's own configuration, which could lead elsewhere (a
+/// ssh or scp, with the options of `vm ssh-config` and without the user's own configuration, which could lead elsewhere (a
 /// `Host *` with a shared connection that outlived an earlier VM of this name).
-fn client(context: &Context, vm: &VmView, ssh: &VmSsh) -> Result<Command, Fault> {
-    let mut command = Command::new("ssh");
+pub(super) fn client(program: &str, context: &Context, vm: &VmView, ssh: &VmSsh) -> Result<Command, Fault> {
+    let mut command = Command::new(program);
     command.args(["-F", "none"]);
     let loud = context.global.verbose > 0;
     for (key, value) in SshDir::new(&context.home()?).options(&own_path()?, &vm.name, ssh) {
@@ -87,7 +87,7 @@ fn own_path() -> Result<PathBuf, Fault> {
 }
 
 /// Becomes ssh: signals, the terminal and the exit code are its own. Returns only when that fails.
-fn become_it(mut command: Command) -> Failure {
+pub(super) fn become_it(mut command: Command) -> Failure {
     let error = command.exec();
     Failure::Ours(match error.kind() {
         std::io::ErrorKind::NotFound => Fault::new(ErrorCode::Unavailable, "ssh is missing")
@@ -97,7 +97,7 @@ fn become_it(mut command: Command) -> Failure {
 }
 
 /// One word of a POSIX shell. A leading dash is quoted too, though quotes do not hide it from a program.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -3,11 +3,11 @@ use super::checks::refused;
 use super::negotiate::mark;
 use super::{MAX_POWERS, POWER_TRIES, Phase, Power, Requestor, UNANSWERED, no_such_vm, put};
 use crate::board::Board;
-use crate::core::{Ctx, Effect, EventKind, RpcFailure, Severity};
+use crate::core::{Ctx, Effect, EventKind, RpcFailure, Severity, StoreOp};
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
 use crate::message::{LeaseStage, LeaseStatus, PowerAction, Request, Response, VmPhase};
-use crate::names::{ActId, CreateId};
+use crate::names::{ActId, CreateId, VmName};
 use crate::refusal::Refusal;
 use crate::units::{Millis, Timestamp};
 
@@ -39,6 +39,42 @@ impl Requestor {
             _ => Request::Status(lease_id),
         };
         work.ask(ctx, provider, request);
+    }
+
+    /// Its provider knows it by its lease alone, so that the name is ours to change.
+    pub fn rename(
+        &mut self,
+        ctx: &mut Ctx,
+        id: CreateId,
+        name: VmName,
+        identity_file: Option<String>,
+    ) -> Result<CreateId, Fault> {
+        self.may_rename(id, &name)?;
+        let failed = self.by_name(&name).filter(|other| other.create_id != id).map(|other| other.create_id);
+        let mut ops: Vec<StoreOp> = failed.map(|failed| self.forget(ctx, failed)).into_iter().collect();
+        if let Some(rental) = self.rentals.get_mut(&id) {
+            (rental.name, rental.identity_file) = (name, identity_file);
+            ops.push(put(rental));
+        }
+        ctx.persist(ops);
+        ctx.effect(Effect::Rental(id));
+        Ok(id)
+    }
+
+    /// Whether the name is free, or that of a create that failed, which is forgotten.
+    pub fn may_rename(&self, id: CreateId, name: &VmName) -> Result<(), Fault> {
+        let rental = self.rentals.get(&id).filter(|rental| rental.phase != Phase::Releasing);
+        let rental = rental.ok_or_else(|| no_such_vm(id))?;
+        match self.by_name(name) {
+            Some(other) if other.create_id != id && other.phase != Phase::Failed => {
+                Err(Fault::new(ErrorCode::VmExists, format!("there is a VM '{name}' already")).hint("use another name"))
+            }
+            _ if rental.is_creating() => {
+                let fault = Fault::new(ErrorCode::WrongState, format!("'{}' is still being created", rental.name));
+                Err(fault.hint(format!("'golemnode vm wait {} running' waits for it", rental.name)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Somebody looks: a status that may be half a minute old is asked for anew.
