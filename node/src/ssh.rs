@@ -181,6 +181,11 @@ pub fn public_line(private: &str) -> Result<String, Fault> {
     public_of(&key)
 }
 
+/// Of a public line, as ssh-keygen prints it.
+pub fn fingerprint(public: &str) -> Option<String> {
+    ssh_key::PublicKey::from_openssh(public).ok().map(|key| key.fingerprint(ssh_key::HashAlg::Sha256).to_string())
+}
+
 fn unusable(error: &ssh_key::Error) -> Fault {
     Fault::invalid(format!("an SSH key cannot be used: {error}"))
 }

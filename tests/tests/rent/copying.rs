@@ -32,6 +32,27 @@ pub fn copies(home: &Home) {
     home.run(&["vm", "copy", "a", "b"]).fails(2, "REQ_001");
 }
 
+/// Who may log in: one more, and one less, but never nobody.
+pub fn keys(home: &Home) {
+    let own = home.json(&["vm", "key", "list", "web"]);
+    assert_eq!(own.as_array().map(Vec::len), Some(1), "{own}");
+    let print = own[0]["fingerprint"].as_str().unwrap();
+    home.run(&["vm", "key", "remove", "web", print, "--yes"]).fails(1, "VM_004");
+    let made = home.json(&["key", "generate", "laptop"]);
+    let both = home.json(&["vm", "key", "add", "web", "laptop"]);
+    assert_eq!(both.as_array().map(Vec::len), Some(2), "{both}");
+    assert_eq!(home.json(&["vm", "key", "add", "web", "laptop"]), both, "once is enough");
+    let path = |json: &serde_json::Value| json.as_str().unwrap().to_owned();
+    let (laptop, ours) =
+        (path(&made["identity_file"]), path(&home.json(&["vm", "info", "web"])["ssh"]["identity_file"]));
+    let config = home.path().join("ssh_config_laptop");
+    std::fs::write(&config, home.run(&["vm", "ssh-config", "web"]).ok().stdout().replace(&ours, &laptop)).unwrap();
+    let by_it = Command::new("ssh").arg("-F").arg(&config).args(["web", "hostname"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&by_it.stdout).trim(), "web", "{by_it:?}");
+    home.run(&["vm", "key", "remove", "web", "nobody", "--yes"]).fails(3, "RES_001");
+    assert_eq!(home.json(&["--yes", "vm", "key", "remove", "web", "laptop"]), own);
+}
+
 /// A port here that leads to the guest's sshd, and a port of the guest that leads here.
 pub fn forwards(home: &Home) {
     let mut child = home.command(&["vm", "forward", "web", "0:22"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -85,6 +85,7 @@ fn a_guest_is_rented_used_and_given_back() {
     r.run(&["vm", "rename", "web", "www"]).ok();
     assert_eq!(r.run(&["vm", "exec", "www", "--", "hostname"]).ok().stdout().trim(), "web");
     r.run(&["vm", "rename", "www", "web"]).ok();
+    copying::keys(&r);
     copying::copies(&r);
     copying::forwards(&r);
 

@@ -1,4 +1,5 @@
 //! `golemnode vm …`: rent virtual machines and use them.
+mod access;
 mod copy;
 pub mod create;
 mod forward;
@@ -64,6 +65,9 @@ pub enum VmCommand {
     Ssh(ssh::SshArgs),
     /// Run a command in the guest, and exit with its code
     Exec(ssh::ExecArgs),
+    /// Say which SSH keys may log in to a running guest
+    #[command(subcommand)]
+    Key(access::AccessCommand),
     /// Copy files and directories to a guest or from it
     #[command(visible_alias = "transfer")]
     Copy(copy::CopyArgs),
@@ -114,6 +118,7 @@ pub fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Destroy { name } => destroy(context, &name),
         VmCommand::Ssh(args) => ssh::ssh(context, args),
         VmCommand::Exec(args) => ssh::exec(context, args),
+        VmCommand::Key(command) => access::run(context, command),
         VmCommand::Copy(args) => copy::run(context, &args),
         VmCommand::Forward(args) => forward::run(context, &args),
         VmCommand::Proxy(args) => proxy::run(context, &args),
