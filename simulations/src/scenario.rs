@@ -46,6 +46,7 @@ pub fn wish(create_id: CreateId, name: &str) -> CreateRequest {
         seed: seed.encode(),
         timeout: Millis::secs(300),
         identity_file: None,
+        allow_smaller: false,
     }
 }
 

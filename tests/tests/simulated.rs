@@ -419,3 +419,18 @@ fn less_time_is_taken_where_no_more_is_let_and_what_nobody_uses_is_stopped() {
     let events = p.run(&["events"]).ok().stdout();
     assert!(events.contains("nobody has used the VM of lease"), "{events}");
 }
+
+#[test]
+fn less_of_a_machine_is_taken_where_that_was_said() {
+    let (p, r) = (provider_home(), Home::new());
+    p.config(&format!("{PROVIDER}offer_cpus = 1\noffer_memory = \"1G\"\noffer_disk = \"10G\"\n"));
+    let provider = p.node(&PROVIDE);
+    let _node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    let medium = ["vm", "create", "web", "--isolation", "any", "--size", "medium"];
+    r.run(&medium).fails(3, "RES_003");
+    let smaller = [&medium[..], &["--allow-smaller"]].concat();
+    let vm = r.json(&smaller);
+    assert_eq!((&vm["cpus"], &vm["memory_mib"]), (&Value::from(1), &Value::from(1024)));
+    assert_eq!(r.json(&smaller)["id"], vm["id"], "the same create is the same VM");
+    r.run(&medium).fails(1, "VM_003");
+}

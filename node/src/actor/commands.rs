@@ -223,6 +223,7 @@ impl Actor {
             provider: request.provider,
             seed,
             timeout: Millis::secs(request.timeout_s),
+            allow_smaller: request.allow_smaller,
             identity_file,
         })
     }

@@ -342,6 +342,9 @@ pub struct CreateVm {
     /// Where none is let for so long, less will do.
     #[serde(default)]
     pub or_less: bool,
+    /// Where nobody gives that much of the machine, less will do.
+    #[serde(default)]
+    pub allow_smaller: bool,
     /// The tenant's own key; without it the node makes a pair for this VM.
     #[serde(default)]
     pub ssh_key: Option<TenantKey>,

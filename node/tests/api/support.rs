@@ -117,6 +117,7 @@ pub fn order(name: &str) -> CreateVm {
         isolation: Default::default(),
         duration_s: 3600,
         or_less: false,
+        allow_smaller: false,
         ssh_key: None,
         user_data: None,
         ports: Vec::new(),

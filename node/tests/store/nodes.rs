@@ -77,6 +77,7 @@ pub async fn rent(node: &NodeHandle, name: &str) -> Result<VmView, Fault> {
         isolation: IsolationWanted::Any,
         duration_s: 3600,
         or_less: false,
+        allow_smaller: false,
         ssh_key: None,
         user_data: None,
         ports: Vec::new(),

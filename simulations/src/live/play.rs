@@ -185,6 +185,7 @@ impl Play<'_> {
             isolation: IsolationWanted::Any,
             duration_s: wanted.lease_s,
             or_less: false,
+            allow_smaller: false,
             ssh_key: None,
             user_data: None,
             ports: Vec::new(),

@@ -48,6 +48,9 @@ pub struct CreateArgs {
     /// At most this price per hour
     #[arg(long, value_name = "P")]
     max_price: Option<Amount>,
+    /// Take half as much of a machine, or a quarter, where nobody gives that much
+    #[arg(long)]
+    allow_smaller: bool,
     /// What the whole time may cost at most
     #[arg(long, value_name = "P")]
     budget: Option<Amount>,
@@ -114,6 +117,7 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
         isolation: args.isolation,
         duration_s: duration.as_secs(),
         or_less: args.duration.is_none(),
+        allow_smaller: args.allow_smaller,
         ssh_key: args.ssh_key.map(|key| keys::tenant_key(home, &key)).transpose()?,
         user_data: args.cloud_init.map(|file| keys::user_data(&file)).transpose()?,
         ports: args.publish,

@@ -1,5 +1,5 @@
 //! Is an answer what was agreed? And when there is none: why.
-use super::{Rental, Work, within};
+use super::{Rental, Work};
 use crate::advert::MAX_SKEW;
 use crate::board::Board;
 use crate::core::revoked::Heir;
@@ -8,7 +8,8 @@ use crate::envelope::{Sealed, Signed};
 use crate::error::{ErrorCode, Fault};
 use crate::identity::PeerId;
 use crate::lease::{Active, Grant, Quote};
-use crate::message::Response;
+use crate::message::{Request, Response};
+use crate::money::Amount;
 use crate::names::IsolationWanted;
 use crate::refusal::Refusal;
 use crate::spec::Query;
@@ -123,4 +124,19 @@ pub(super) fn check_active(ctx: &Ctx, rental: &Rental, signed: Signed) -> Result
         return wrong("of another time than now");
     }
     Ok(active)
+}
+
+/// A quote that came when its create had gone on: what it holds for us goes back at once.
+pub(super) fn late_quote(ctx: &mut Ctx, peer: PeerId, result: Result<Response, RpcFailure>) {
+    let Ok(Response::Quote(signed)) = result else { return };
+    if let Ok(quote) = signed.open::<Quote>(ctx.network)
+        && quote.provider == peer
+    {
+        ctx.send(peer, Request::Decline(quote.quote_id));
+    }
+}
+
+/// What is asked under a budget of money.
+pub(super) fn within(price: Amount, most: Option<Amount>) -> bool {
+    most.is_none_or(|most| price <= most)
 }

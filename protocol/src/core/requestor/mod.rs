@@ -15,6 +15,7 @@ mod past;
 mod receipts;
 mod release;
 mod renewing;
+mod smaller;
 mod tenancy;
 
 use super::{Ctx, Effect, RpcFailure, StoreOp, Table};
@@ -74,6 +75,8 @@ pub struct CreateRequest {
     pub seed: Vec<u8>,
     /// How long it may take until the VM runs.
     pub timeout: Millis,
+    /// Where nobody gives that much, less will do.
+    pub allow_smaller: bool,
     /// The private key's path, for the user's ssh; it means nothing here.
     pub identity_file: Option<String>,
 }
@@ -114,6 +117,9 @@ pub struct Rental {
     pub ran: bool,
     pub fault: Option<Fault>,
     pub marks: Marks,
+    /// How often half as much may be asked for still.
+    #[serde(default)]
+    pub halvings: u8,
 }
 
 /// When each stage ended; zero while it has not.
@@ -362,7 +368,7 @@ impl Requestor {
             return;
         }
         if let Some(peer) = self.late.remove(&rpc) {
-            return late_quote(ctx, peer, result);
+            return checks::late_quote(ctx, peer, result);
         }
         let owner = self
             .work
@@ -574,16 +580,6 @@ impl Requestor {
     }
 }
 
-/// A quote that came when its create had gone on: what it holds for us goes back at once.
-fn late_quote(ctx: &mut Ctx, peer: PeerId, result: Result<Response, RpcFailure>) {
-    let Ok(Response::Quote(signed)) = result else { return };
-    if let Ok(quote) = signed.open::<Quote>(ctx.network)
-        && quote.provider == peer
-    {
-        ctx.send(peer, Request::Decline(quote.quote_id));
-    }
-}
-
 fn put(rental: &Rental) -> StoreOp {
     StoreOp::put(Table::Rentals, &rental.create_id.0, rental)
 }
@@ -594,9 +590,4 @@ fn unreadable(error: codec::DecodeError) -> Fault {
 
 fn no_such_vm(id: CreateId) -> Fault {
     Fault::new(ErrorCode::NoSuchVm, format!("no VM {id}")).hint("'golemnode vm list' shows yours")
-}
-
-/// What is asked under a budget of money.
-fn within(price: Amount, most: Option<Amount>) -> bool {
-    most.is_none_or(|most| price <= most)
 }

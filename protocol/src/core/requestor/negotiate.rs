@@ -1,5 +1,6 @@
 //! From a wish to an active lease.
 use super::checks::{check_active, check_grant, check_quote, nobody, refused};
+use super::smaller::HALVINGS;
 use super::{CreateRequest, Deal, MAX_RELEASES, MAX_RENTALS, MAX_TRIES, Phase, Rental, Requestor, Work, put};
 use crate::board::{Board, Entry};
 use crate::core::{Ctx, Effect, RpcFailure};
@@ -61,7 +62,7 @@ impl Requestor {
                     return Err(Fault::new(ErrorCode::VmExists, format!("the last '{name}' is still being destroyed"))
                         .hint("wait a moment, or use another name"));
                 }
-                _ if request.spec.means(&there.spec) => {
+                _ if there.is_meant(&request.spec, request.allow_smaller) => {
                     let deadline = there.deadline.max(ctx.now + request.timeout);
                     self.unattended.remove(&id);
                     if let Some(rental) = self.rentals.get_mut(&id) {
@@ -113,6 +114,7 @@ impl Requestor {
             ran: false,
             fault: None,
             marks: Default::default(),
+            halvings: if request.allow_smaller { HALVINGS } else { 0 },
         };
         let id = rental.create_id;
         self.rentals.insert(id, rental);
@@ -145,6 +147,7 @@ impl Requestor {
                 self.work.entry(id).or_default().wake = Some(until);
                 return;
             }
+            Err(Instead::Fail(_)) if self.ask_for_less(ctx, id) => return ctx.effect(Effect::Rental(id)),
             Err(Instead::Fail(fault)) => return self.fail(ctx, id, fault),
         };
         self.ask_for_quotes(ctx, id, candidates);

@@ -10,6 +10,7 @@ mod relief;
 mod renting;
 mod revoking;
 mod shards;
+mod smaller;
 mod strangers;
 mod unused;
 

@@ -13,17 +13,18 @@ pub fn create(n: u8, name: &str) -> CreateRequest {
         seed: seed(),
         timeout: Millis::secs(300),
         identity_file: None,
+        allow_smaller: false,
     }
 }
-fn ask_for(node: &mut Node, ticket: u64, request: CreateRequest) -> Vec<Effect> {
+pub fn ask_for(node: &mut Node, ticket: u64, request: CreateRequest) -> Vec<Effect> {
     node.input(Input::Create { ticket, request: Box::new(request) })
 }
-fn answer(node: &mut Node, rpc: u64, response: Response) -> Vec<Effect> {
+pub fn answer(node: &mut Node, rpc: u64, response: Response) -> Vec<Effect> {
     let body = Frame::encode(node.now, response);
     node.input(Input::Response { rpc, result: Ok(body) })
 }
 /// A requestor whose board shows this provider.
-fn requestor(providers: &[u8]) -> Node {
+pub fn requestor(providers: &[u8]) -> Node {
     let mut node = Node::new(100);
     for n in providers {
         let mut provider = Node::new(*n);
@@ -245,7 +246,7 @@ fn a_late_quote_is_given_back() {
 }
 
 /// Whom a create turns to first.
-fn asked(effects: &[Effect]) -> Vec<PeerId> {
+pub fn asked(effects: &[Effect]) -> Vec<PeerId> {
     let quotes = sent(effects).into_iter().filter(|(.., request)| matches!(request, Request::Quote(_)));
     quotes.map(|(_, to, _)| to).collect()
 }

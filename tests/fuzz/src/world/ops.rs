@@ -246,6 +246,7 @@ impl World {
             seed: tenants_seed(),
             timeout: Millis::secs(120),
             identity_file: None,
+            allow_smaller: false,
         };
         self.creates = self.creates.wrapping_add(1);
         self.input(node, Input::Create { ticket: 1, request: Box::new(request) });
