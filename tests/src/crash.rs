@@ -76,7 +76,11 @@ impl Killed {
 
 /// When to kill: at any moment of anything, or where a step was met before that was met least of all.
 #[derive(Default)]
-pub struct Aims(BTreeMap<String, Vec<(String, Moment)>>);
+pub struct Aims {
+    met: BTreeMap<String, Vec<(String, Moment)>>,
+    /// How often each was aimed at: one that is hard to meet does not keep the others waiting.
+    aimed: BTreeMap<String, usize>,
+}
 
 impl Aims {
     pub fn learn(&mut self, killed: &Value) {
@@ -84,14 +88,19 @@ impl Aims {
         let Some((command, after)) = command.zip(after) else { return };
         let moment = Moment { made: killed["made"] == true, after: Duration::from_micros(after) };
         for step in killed["steps"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            self.0.entry(step.to_owned()).or_default().push((command.to_owned(), moment));
+            self.met.entry(step.to_owned()).or_default().push((command.to_owned(), moment));
         }
     }
     /// A command, and how long after it.
-    fn next(&self, dice: &mut ChaCha8Rng) -> Option<(&str, Moment)> {
-        let rarest = self.0.values().min_by_key(|met| met.len())?;
-        let (command, moment) = &rarest[dice.next_u32() as usize % rarest.len()];
-        (!dice.next_u32().is_multiple_of(3)).then(|| (command.as_str(), moment.near(dice)))
+    fn next(&mut self, dice: &mut ChaCha8Rng) -> Option<(String, Moment)> {
+        if dice.next_u32().is_multiple_of(3) {
+            return None;
+        }
+        let aimed = |step: &String| self.aimed.get(step).copied().unwrap_or(0);
+        let (rarest, met) = self.met.iter().min_by_key(|(step, met)| met.len() + aimed(step) / 3)?;
+        *self.aimed.entry(rarest.clone()).or_default() += 1;
+        let (command, moment) = &met[dice.next_u32() as usize % met.len()];
+        Some((command.clone(), moment.near(dice)))
     }
 }
 
@@ -112,7 +121,8 @@ pub fn suffer(bundle: &Path, seed: u64, kills: u32, aims: &mut Aims, mut told: i
     for _ in 0..kills {
         let aim = aims.next(&mut dice);
         let there = disks(&provider);
-        let (command, mut child) = act(&tenant, &mut dice, &mut names, aim.map(|(command, _)| command));
+        let wanted = aim.as_ref().map(|(command, _)| command.as_str());
+        let (command, mut child) = act(&tenant, &mut dice, &mut names, wanted);
         let aimed = aim.filter(|(wanted, _)| *wanted == command).map(|(_, moment)| moment);
         let moment = aimed.unwrap_or_else(|| Moment::any(&mut dice, command));
         let before = counted_on(&tenant);
@@ -150,9 +160,35 @@ fn start(home: &Home) -> Node<'_> {
     home.node(&["--provide", "--network", "test"])
 }
 
+/// So that an aimed command does something: there is room for a guest, or one that runs, or is off. Which one.
+fn make_ready(tenant: &Home, command: &str, live: &mut Vec<String>) -> Option<String> {
+    let one = live.last()?.clone();
+    let settle = || {
+        // One that is being made is waited for, and one that is off is started: that returns when it runs.
+        tenant.run(&["vm", "start", &one]);
+        tenant.run(&["vm", "wait", &one, "running", "--timeout", "20s"])
+    };
+    match command {
+        "create" if live.len() > 1 => {
+            tenant.run(&["vm", "destroy", &one, "--yes"]);
+            live.pop();
+        }
+        "stop" | "restart" => drop(settle()),
+        "start" => {
+            settle();
+            tenant.run(&["vm", "stop", &one, "--force"]);
+        }
+        _ => {}
+    }
+    Some(one)
+}
+
+/// What is done, and to it; with `wanted` that, where there is a guest for it.
 fn act(tenant: &Home, dice: &mut ChaCha8Rng, names: &mut u32, wanted: Option<&str>) -> (&'static str, Child) {
     let vms = tenant.json(&["vm", "list"]);
-    let live: Vec<&str> = vms.as_array().into_iter().flatten().filter_map(|vm| vm["name"].as_str()).collect();
+    let name_of = |vm: &Value| vm["name"].as_str().map(str::to_owned);
+    let mut live: Vec<String> = vms.as_array().into_iter().flatten().filter_map(name_of).collect();
+    let ready = wanted.and_then(|command| make_ready(tenant, command, &mut live));
     let any = dice.next_u32() % 10;
     let what = match wanted {
         Some("create") => 0,
@@ -170,12 +206,13 @@ fn act(tenant: &Home, dice: &mut ChaCha8Rng, names: &mut u32, wanted: Option<&st
         args.extend(TINY);
         return ("create", spawn(tenant, &args));
     }
-    let name = live[dice.next_u32() as usize % live.len()];
+    let picked = live[dice.next_u32() as usize % live.len()].clone();
+    let name = ready.unwrap_or(picked);
     match what {
-        0..=4 => ("destroy", spawn(tenant, &["vm", "destroy", name, "--yes"])),
-        5 | 6 => ("stop", spawn(tenant, &["vm", "stop", name, "--force"])),
-        7 => ("restart", spawn(tenant, &["vm", "restart", name])),
-        _ => ("start", spawn(tenant, &["vm", "start", name])),
+        0..=4 => ("destroy", spawn(tenant, &["vm", "destroy", &name, "--yes"])),
+        5 | 6 => ("stop", spawn(tenant, &["vm", "stop", &name, "--force"])),
+        7 => ("restart", spawn(tenant, &["vm", "restart", &name])),
+        _ => ("start", spawn(tenant, &["vm", "start", &name])),
     }
 }
 
