@@ -48,6 +48,8 @@ impl JobKind {
             JobKind::Power(PowerAction::Start) => "start",
             JobKind::Power(PowerAction::Stop { .. }) => "stop",
             JobKind::Power(PowerAction::Restart) => "restart",
+            JobKind::Power(PowerAction::Suspend) => "suspend",
+            JobKind::Power(PowerAction::Resume) => "resume",
             JobKind::Remove => "remove",
         }
     }

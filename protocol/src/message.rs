@@ -113,8 +113,13 @@ impl std::fmt::Debug for ConfirmReq {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PowerAction {
     Start,
-    Stop { force: bool },
+    Stop {
+        force: bool,
+    },
     Restart,
+    /// Its memory stays, and it does nothing until it is resumed.
+    Suspend,
+    Resume,
 }
 
 impl PowerAction {
@@ -123,6 +128,8 @@ impl PowerAction {
             PowerAction::Start => "a start",
             PowerAction::Stop { .. } => "a stop",
             PowerAction::Restart => "a restart",
+            PowerAction::Suspend => "a suspension",
+            PowerAction::Resume => "a resumption",
         }
     }
 }

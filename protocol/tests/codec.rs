@@ -45,6 +45,8 @@ fn power() -> impl Strategy<Value = PowerAction> {
     prop_oneof![
         Just(PowerAction::Start),
         Just(PowerAction::Restart),
+        Just(PowerAction::Suspend),
+        Just(PowerAction::Resume),
         any::<bool>().prop_map(|force| PowerAction::Stop { force })
     ]
 }

@@ -134,7 +134,13 @@ fn act(scenario: &mut Scenario, action: Action, names: &mut u32) {
             }
         }
         Action::Power if up => {
-            let actions = [PowerAction::Start, PowerAction::Stop { force: true }, PowerAction::Restart];
+            let actions = [
+                PowerAction::Start,
+                PowerAction::Stop { force: true },
+                PowerAction::Restart,
+                PowerAction::Suspend,
+                PowerAction::Resume,
+            ];
             let action = actions[scenario.world.dice.index(actions.len())];
             if let Some(id) = any_rental(scenario, node) {
                 scenario.power(node, id, action);
@@ -167,7 +173,7 @@ fn act(scenario: &mut Scenario, action: Action, names: &mut u32) {
         }
         Action::GuestOff => {
             if let Some(vm) = scenario.world.nodes[node].host.vms.values_mut().next() {
-                vm.on = false;
+                (vm.on, vm.suspended) = (false, false);
             }
         }
         Action::VmVanishes => {

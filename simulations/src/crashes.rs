@@ -8,7 +8,7 @@ use crate::world::NodeId;
 use protocol::codec::{self, MAX_STORED};
 use protocol::core::requestor::Phase;
 use protocol::core::{Effect, StoreOp, Table, Work};
-use protocol::job::JobRow;
+use protocol::job::{FoundState, JobRow};
 use protocol::ledger::LeaseRow;
 use protocol::message::{LeaseStage, PowerAction, ProvisionStep};
 use protocol::names::{CreateId, LeaseId};
@@ -91,13 +91,15 @@ pub fn point_of_step(step: Step) -> Point {
         Step::Switch(PowerAction::Start) => "start",
         Step::Switch(PowerAction::Stop { .. }) => "stop",
         Step::Switch(PowerAction::Restart) => "restart",
+        Step::Switch(PowerAction::Suspend) => "suspend",
+        Step::Switch(PowerAction::Resume) => "resume",
         Step::Remove => "remove",
     };
     ("hypervisor", what)
 }
 
 /// Everything that a lease goes through; a run aims at one of them, and then dies anywhere.
-pub const POINTS: [Point; 28] = [
+pub const POINTS: [Point; 31] = [
     ("say", "an answer"),
     ("say", "an advert"),
     ("begin", "an abort"),
@@ -110,6 +112,7 @@ pub const POINTS: [Point; 28] = [
     ("journal: active", "running"),
     ("journal: active", "stopping"),
     ("journal: active", "stopped"),
+    ("journal: active", "suspended"),
     ("journal: expired", "stopping"),
     ("journal: expired", "stopped"),
     ("journal: ended", "destroying"),
@@ -125,6 +128,8 @@ pub const POINTS: [Point; 28] = [
     ("hypervisor", "start"),
     ("hypervisor", "stop"),
     ("hypervisor", "restart"),
+    ("hypervisor", "suspend"),
+    ("hypervisor", "resume"),
     ("hypervisor", "remove"),
 ];
 
@@ -191,10 +196,16 @@ fn bring_about(scenario: &mut Scenario, provider: NodeId, tenant: NodeId, names:
             scenario.destroy(tenant, id);
         }
         ("journal: expired", _) => scenario.run_for(61_000 + pause),
-        ("hypervisor", "start" | "stop" | "restart")
+        ("hypervisor", "start" | "stop" | "restart" | "suspend" | "resume")
         | ("begin", "a switch")
-        | ("journal: active", "stopping" | "stopped") => {
-            for action in [PowerAction::Stop { force: true }, PowerAction::Start, PowerAction::Restart] {
+        | ("journal: active", "stopping" | "stopped" | "suspended") => {
+            for action in [
+                PowerAction::Stop { force: true },
+                PowerAction::Start,
+                PowerAction::Restart,
+                PowerAction::Suspend,
+                PowerAction::Resume,
+            ] {
                 scenario.run_for(8_000 + pause);
                 scenario.power(tenant, id, action);
             }
@@ -233,15 +244,19 @@ fn act(scenario: &mut Scenario, tenants: &[NodeId], names: &mut u32) {
         7 => {
             scenario.power(tenant, id, PowerAction::Start);
         }
-        _ => {
+        8 => {
             scenario.power(tenant, id, PowerAction::Restart);
+        }
+        _ => {
+            let action = if scenario.world.dice.percent(50) { PowerAction::Suspend } else { PowerAction::Resume };
+            scenario.power(tenant, id, action);
         }
     }
 }
 
 /// No VM lost, none leaked, none doubled: the hypervisor has what the tenants count on, on or off as they were told.
 fn judge(scenario: &mut Scenario, provider: NodeId, tenants: &[NodeId]) {
-    let mut counted_on: BTreeMap<LeaseId, Option<bool>> = BTreeMap::new();
+    let mut counted_on: BTreeMap<LeaseId, Option<FoundState>> = BTreeMap::new();
     let mut kept: BTreeSet<LeaseId> = BTreeSet::new();
     for tenant in tenants {
         for rental in scenario.world.nodes[*tenant].rentals() {
@@ -252,16 +267,17 @@ fn judge(scenario: &mut Scenario, provider: NodeId, tenants: &[NodeId]) {
                 continue;
             }
             let on = match status.map(|status| status.vm.word()) {
-                Some("running") => Some(true),
-                Some("stopped") => Some(false),
+                Some("running") => Some(FoundState::On),
+                Some("stopped") => Some(FoundState::Off),
+                Some("suspended") => Some(FoundState::Suspended),
                 _ => None,
             };
             counted_on.insert(deal.lease_id, on);
         }
     }
     let mut why = None;
-    let there: BTreeMap<LeaseId, bool> =
-        scenario.world.nodes[provider].host.vms.iter().map(|(id, vm)| (*id, vm.made && vm.on)).collect();
+    let there: BTreeMap<LeaseId, FoundState> =
+        scenario.world.nodes[provider].host.vms.iter().map(|(id, vm)| (*id, vm.state())).collect();
     for (id, on) in &counted_on {
         match (on, there.get(id)) {
             (Some(on), Some(is)) if on == is => {}
@@ -273,7 +289,7 @@ fn judge(scenario: &mut Scenario, provider: NodeId, tenants: &[NodeId]) {
     if let Some(id) = there.keys().find(|id| !counted_on.contains_key(id) && !kept.contains(id)) {
         why = Some(format!("nothing_leaked: VM {id} is there, and nobody counts on it"));
     }
-    if let Some(id) = kept.iter().find(|id| there.get(id) == Some(&true)) {
+    if let Some(id) = kept.iter().find(|id| there.get(id) == Some(&FoundState::On)) {
         why = Some(format!("nothing_leaked: VM {id} runs, and its lease has expired"));
     }
     if let Some(why) = why {

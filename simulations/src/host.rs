@@ -33,12 +33,14 @@ pub struct Vm {
     /// Else something of it is there, and no guest can run.
     pub made: bool,
     pub on: bool,
+    pub suspended: bool,
 }
 
 impl Vm {
-    fn state(&self) -> FoundState {
+    pub fn state(&self) -> FoundState {
         match (self.made, self.on) {
             (false, _) => FoundState::Broken,
+            (true, true) if self.suspended => FoundState::Suspended,
             (true, true) => FoundState::On,
             (true, false) => FoundState::Off,
         }
@@ -106,6 +108,7 @@ impl Host {
                 let step = match there {
                     Some(FoundState::On) => Step::Ready,
                     Some(FoundState::Off) => Step::Boot,
+                    Some(FoundState::Suspended) => Step::Switch(PowerAction::Resume),
                     _ => Step::Make(ProvisionStep::Image),
                 };
                 (step, order.spec.resources)
@@ -158,13 +161,14 @@ impl Host {
     fn takes_effect(&mut self, task: Task, step: Step) -> Result<Next, Fault> {
         let id = task.lease_id;
         let gone = || Fault::new(ErrorCode::NoSuchVm, "there is no such VM");
+        let off = || Fault::new(ErrorCode::WrongState, "it is off");
         if self.full && matches!(step, Step::Make(_)) {
             return Err(Fault::new(ErrorCode::Exhausted, "the provider's disk is full"));
         }
         let next = match step {
             Step::Make(ProvisionStep::Image) => Next::Step(Step::Make(ProvisionStep::Disk)),
             Step::Make(ProvisionStep::Disk) => {
-                self.vms.insert(id, Vm { resources: task.resources, made: false, on: false });
+                self.vms.insert(id, Vm { resources: task.resources, made: false, on: false, suspended: false });
                 Next::Step(Step::Make(ProvisionStep::Seed))
             }
             Step::Make(ProvisionStep::Seed) => Next::Step(Step::Make(ProvisionStep::Define)),
@@ -180,7 +184,17 @@ impl Host {
             Step::Ready => return Err(Fault::new(ErrorCode::CreateFailed, "the guest has died")),
             Step::Switch(action) => {
                 let vm = self.vms.get_mut(&id).filter(|vm| vm.made).ok_or_else(gone)?;
-                vm.on = !matches!(action, PowerAction::Stop { .. });
+                match action {
+                    PowerAction::Suspend | PowerAction::Resume if !vm.on => return Err(off()),
+                    PowerAction::Suspend => {
+                        vm.suspended = true;
+                        return Ok(Next::Done(VmPhase::Suspended));
+                    }
+                    PowerAction::Stop { .. } => (vm.on, vm.suspended) = (false, false),
+                    PowerAction::Start | PowerAction::Restart | PowerAction::Resume => {
+                        (vm.on, vm.suspended) = (true, false)
+                    }
+                }
                 if vm.on { Next::Step(Step::Ready) } else { Next::Done(VmPhase::Stopped) }
             }
             Step::Remove => {

@@ -40,6 +40,16 @@ fn a_vm_lives_through_every_lifecycle_command() {
     r.run(&["vm", "restart", "web"]).fails(1, "VM_004");
     assert_eq!(r.json(&["vm", "start", "web"])["status"], "running");
     assert_eq!(r.json(&["vm", "restart", "web"])["status"], "running");
+    r.run(&["vm", "resume", "web"]).ok();
+    assert_eq!(r.json(&["vm", "suspend", "web"])["status"], "suspended");
+    assert_eq!(r.json(&["vm", "suspend", "web"])["status"], "suspended");
+    r.run(&["vm", "start", "web"]).fails(1, "VM_004");
+    r.run(&["vm", "stop", "web"]).fails(1, "VM_004");
+    assert_eq!(r.json(&["vm", "resume", "web"])["status"], "running");
+    r.run(&["vm", "suspend", "web"]).ok();
+    assert_eq!(r.json(&["vm", "stop", "--force", "web"])["status"], "stopped");
+    r.run(&["vm", "resume", "web"]).fails(1, "VM_004");
+    r.run(&["vm", "start", "web"]).ok();
     let lease = r.run(&["--json", "lease", "show", "web"]).ok().stdout();
     let file = r.path().join("lease.json");
     std::fs::write(&file, &lease).unwrap();

@@ -336,6 +336,8 @@ impl Actor {
             VmActionName::Start => (VmStatus::Running, Some(PowerAction::Start)),
             VmActionName::Stop => (VmStatus::Stopped, Some(PowerAction::Stop { force: body.force })),
             VmActionName::Restart => (VmStatus::Running, Some(PowerAction::Restart)),
+            VmActionName::Suspend => (VmStatus::Suspended, Some(PowerAction::Suspend)),
+            VmActionName::Resume => (VmStatus::Running, Some(PowerAction::Resume)),
             VmActionName::Destroy => (VmStatus::Destroyed, None),
         };
         if action.is_none() {

@@ -494,6 +494,8 @@ pub enum VmActionName {
     Start,
     Stop,
     Restart,
+    Suspend,
+    Resume,
     Destroy,
 }
 

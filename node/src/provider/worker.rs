@@ -129,7 +129,9 @@ impl Worker {
         let (seed, host_key) = open_seed(&order.seed)?;
         let backend = &self.backend;
         let there = backend.get(self.lease_id).await?.map(|instance| instance.state);
-        if there != Some(PowerState::Running) {
+        if there == Some(PowerState::Suspended) {
+            backend.resume(self.lease_id).await?;
+        } else if there != Some(PowerState::Running) {
             let order = InstanceOrder {
                 id: self.lease_id,
                 resources: order.spec.resources,
@@ -171,14 +173,20 @@ impl Worker {
             PowerAction::Start => backend.start(id).await,
             PowerAction::Stop { force } => backend.stop(id, force).await,
             PowerAction::Restart => backend.restart(id).await,
+            PowerAction::Suspend => backend.suspend(id).await,
+            PowerAction::Resume => backend.resume(id).await,
         };
         if let Err(fault) = done {
             let now = backend.get(id).await.ok().flatten();
             let phase = now.map_or(VmPhase::Failed, |instance| state_of(&instance.state).phase());
             return JobReport::Failed { phase, fault };
         }
-        if matches!(action, PowerAction::Stop { .. }) {
-            return JobReport::Done(VmPhase::Stopped);
+        match action {
+            PowerAction::Stop { .. } => return JobReport::Done(VmPhase::Stopped),
+            PowerAction::Suspend => return JobReport::Done(VmPhase::Suspended),
+            // It goes on where it was.
+            PowerAction::Resume => return JobReport::Done(VmPhase::Running),
+            PowerAction::Start | PowerAction::Restart => {}
         }
         self.report(JobReport::Phase(VmPhase::Booting)).await;
         let ready = match open_seed(seed) {

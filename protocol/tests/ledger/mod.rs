@@ -67,6 +67,8 @@ fn op() -> impl Strategy<Value = Op> {
         PowerAction::Stop { force: false },
         PowerAction::Stop { force: true },
         PowerAction::Restart,
+        PowerAction::Suspend,
+        PowerAction::Resume,
     ]);
     let said = prop_oneof![
         2 => Just(Said::Boots),

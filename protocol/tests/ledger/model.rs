@@ -344,6 +344,13 @@ impl Model {
                 (JobKind::Power(action), VmPhase::Stopping)
             }
             PowerAction::Restart if on => (JobKind::Power(action), VmPhase::Stopping),
+            PowerAction::Stop { force: true } if lease.vm == VmPhase::Suspended => {
+                (JobKind::Power(action), VmPhase::Stopping)
+            }
+            PowerAction::Suspend if lease.vm == VmPhase::Running => (JobKind::Power(action), VmPhase::Stopping),
+            PowerAction::Suspend if lease.vm == VmPhase::Suspended => return lease.status(),
+            PowerAction::Resume if on => return lease.status(),
+            PowerAction::Resume if lease.vm == VmPhase::Suspended => (JobKind::Power(action), VmPhase::Booting),
             _ => return Refused(ErrorCode::WrongState),
         };
         lease.vm = vm;

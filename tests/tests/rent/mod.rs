@@ -97,6 +97,12 @@ fn a_guest_is_rented_used_and_given_back() {
     assert_eq!(r.json(&["vm", "restart", "web"])["status"], "running");
     assert_eq!(r.run(&["vm", "exec", "web", "--", "hostname"]).ok().stdout().trim(), "web");
     r.run(&["vm", "wait", "web", "running"]).ok();
+    r.run(&["vm", "exec", "web", "--", "sh", "-c", "echo kept > /dev/shm/note"]).ok();
+    assert_eq!(r.json(&["vm", "suspend", "web"])["status"], "suspended");
+    assert_eq!(r.run(&["vm", "exec", "web", "--", "true"]).code(), 255);
+    assert_eq!(r.json(&["vm", "resume", "web"])["status"], "running");
+    let note = ["vm", "exec", "web", "--", "cat", "/dev/shm/note"];
+    assert_eq!(r.run(&note).ok().stdout(), "kept\n", "what it had in memory");
 
     r.run(&["vm", "destroy", "web", "--yes"]).ok();
     assert_eq!(r.json(&["vm", "list"]), serde_json::json!([]));

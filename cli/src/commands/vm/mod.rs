@@ -42,6 +42,10 @@ pub enum VmCommand {
     },
     /// Shut one down and boot it again
     Restart { name: String },
+    /// Halt one where it is; its memory stays at its provider
+    Suspend { name: String },
+    /// Let one that is suspended go on
+    Resume { name: String },
     /// Prolong its lease, at what its provider asks now
     Renew {
         name: String,
@@ -104,6 +108,8 @@ pub fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Start { name } => act(&name, VmActionName::Start, false),
         VmCommand::Stop { name, force } => act(&name, VmActionName::Stop, force),
         VmCommand::Restart { name } => act(&name, VmActionName::Restart, false),
+        VmCommand::Suspend { name } => act(&name, VmActionName::Suspend, false),
+        VmCommand::Resume { name } => act(&name, VmActionName::Resume, false),
         VmCommand::Renew { name, duration, max_price } => {
             let node = context.node()?;
             let body = RenewBody { duration_s: duration.as_secs(), max_price };
@@ -235,6 +241,7 @@ fn running(vm: &VmView) -> Result<(), Fault> {
     }
     let hint = match vm.status {
         VmStatus::Stopped => format!("'golemnode vm start {}' boots it", vm.name),
+        VmStatus::Suspended => format!("'golemnode vm resume {}' lets it go on", vm.name),
         VmStatus::Pending | VmStatus::Provisioning => format!("'golemnode vm wait {} running' waits for it", vm.name),
         _ => format!("'golemnode vm info {}' says more", vm.name),
     };

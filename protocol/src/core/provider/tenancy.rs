@@ -66,9 +66,17 @@ impl Provider {
             (PowerAction::Stop { .. }, VmPhase::Stopped) => return Ok(Response::Status(row.status())),
             // A second stop is how one forces a guest that ignores the first.
             (PowerAction::Stop { .. }, VmPhase::Running | VmPhase::Booting | VmPhase::Stopping) => VmPhase::Stopping,
+            // What is suspended cannot hear a polite one.
+            (PowerAction::Stop { force: true }, VmPhase::Suspended) => VmPhase::Stopping,
             (PowerAction::Stop { .. }, _) => return wrong("running"),
             (PowerAction::Restart, VmPhase::Running | VmPhase::Booting) => VmPhase::Stopping,
             (PowerAction::Restart, _) => return wrong("running"),
+            (PowerAction::Suspend, VmPhase::Running) => VmPhase::Stopping,
+            (PowerAction::Suspend, VmPhase::Suspended) => return Ok(Response::Status(row.status())),
+            (PowerAction::Suspend, _) => return wrong("running"),
+            (PowerAction::Resume, VmPhase::Suspended) => VmPhase::Booting,
+            (PowerAction::Resume, VmPhase::Running | VmPhase::Booting) => return Ok(Response::Status(row.status())),
+            (PowerAction::Resume, _) => return wrong("suspended"),
         };
         let kind = match next {
             VmPhase::Provisioning(_) => JobKind::Provision,

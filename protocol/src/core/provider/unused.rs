@@ -62,7 +62,7 @@ impl Provider {
         row.touch();
         let mut ops = vec![put(row)];
         if runs {
-            let stop = JobKind::Power(PowerAction::Stop { force: false });
+            let stop = JobKind::Power(PowerAction::Stop { force: before == VmPhase::Suspended });
             ops.extend(self.jobs.order(ctx.now, lease_id, stop, None, before));
         }
         ops

@@ -24,8 +24,8 @@ macro_rules! all {
 all!(State: NotThere, Granted, Provisioning, Booting, Running, Stopping, Stopped, Suspended, Failed, ExpiredRunning,
     Expired, Destroying, Gone);
 use State::*;
-all!(Operation: Quote, AcceptAgain, AcceptOtherwise, Confirm, Status, Watch, Start, Stop, ForcedStop, Restart, Tunnel,
-    Release);
+all!(Operation: Quote, AcceptAgain, AcceptOtherwise, Confirm, Status, Watch, Start, Stop, ForcedStop, Restart, Suspend,
+    ResumeVm, Tunnel, Release);
 use Operation::*;
 // What the operator can do to tenants: the local API has nothing else that changes a lease.
 all!(Deed: CancelJob, SetTier, Drain, Resume, Halt);
@@ -137,7 +137,10 @@ fn expected(operation: Operation, who: u8, state: State) -> Outcome {
         Start if matches!(state, Booting | Running | Stopped | Failed) => Outcome::Status,
         Stop | ForcedStop if matches!(state, Booting | Running | Stopping | Stopped) => Outcome::Status,
         Restart if matches!(state, Booting | Running) => Outcome::Status,
-        Start | Stop | ForcedStop | Restart => wrong,
+        ForcedStop if state == Suspended => Outcome::Status,
+        Suspend if matches!(state, Running | Suspended) => Outcome::Status,
+        ResumeVm if matches!(state, Booting | Running | Suspended) => Outcome::Status,
+        Start | Stop | ForcedStop | Restart | Suspend | ResumeVm => wrong,
         Tunnel if matches!(state, Booting | Running | Stopping) => Outcome::Open,
         Tunnel => wrong,
     }
@@ -158,6 +161,8 @@ fn perform(stage: &mut Stage, operation: Operation, who: u8) -> Option<Outcome> 
         Stop => power(PowerAction::Stop { force: false }),
         ForcedStop => power(PowerAction::Stop { force: true }),
         Restart => power(PowerAction::Restart),
+        Suspend => power(PowerAction::Suspend),
+        ResumeVm => power(PowerAction::Resume),
         Release => Request::Release(id),
         Tunnel => {
             let verdict = node.core.authorise_tunnel(node.now, key(who).peer_id(), id);

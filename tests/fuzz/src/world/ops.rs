@@ -458,10 +458,12 @@ fn spec(shape: u8) -> VmSpec {
 }
 
 fn action(input: &mut Bytes) -> PowerAction {
-    match input.u8() & 3 {
+    match input.u8() % 6 {
         0 => PowerAction::Start,
         1 => PowerAction::Restart,
-        force => PowerAction::Stop { force: force == 3 },
+        2 => PowerAction::Suspend,
+        3 => PowerAction::Resume,
+        force => PowerAction::Stop { force: force == 5 },
     }
 }
 
