@@ -38,6 +38,8 @@ pub enum Command {
     },
     Leases(Answer<Vec<LeaseView>>),
     Lease(String, Answer<protocol::lease::LeaseDocument>),
+    /// What the guest has written to its console, so many bytes of it at most.
+    Log(String, u32, Answer<Vec<u8>>),
     Tunnel {
         vm: String,
         port: u16,
@@ -167,6 +169,10 @@ impl NodeHandle {
     /// A byte stream to a TCP port of the guest, over the mesh.
     pub async fn tunnel(&self, vm: &str, port: u16) -> Result<BoxedStream, Fault> {
         self.ask(|answer| Command::Tunnel { vm: vm.to_owned(), port, answer }).await
+    }
+    /// The last of what the guest has written to its console.
+    pub async fn log(&self, vm: &str, most: u32) -> Result<Vec<u8>, Fault> {
+        self.ask(|answer| Command::Log(vm.to_owned(), most, answer)).await
     }
     /// Joins through these addresses too (a one-shot command's `--bootstrap` when a node runs already).
     pub async fn dial(&self, addrs: Vec<String>) -> Result<(), Fault> {

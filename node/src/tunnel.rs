@@ -5,7 +5,7 @@ use protocol::codec;
 use protocol::message::VERSION;
 use protocol::names::LeaseId;
 use protocol::refusal::Refusal;
-use protocol::tunnel::{MAX_HEADER, TunnelOpen, TunnelReply};
+use protocol::tunnel::{MAX_HEADER, MAX_LOG, TunnelOpen, TunnelReply};
 use protocol::{ErrorCode, Fault, PeerId};
 use serde::{Serialize, de::DeserializeOwned};
 use std::net::SocketAddr;
@@ -20,6 +20,8 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The way there, the lease's check and the way back.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// A quarter of a megabyte, over the slowest of links.
+const LOG_DEADLINE: Duration = Duration::from_secs(30);
 /// One copy buffer each way: large enough that a bulk copy is not bound by system calls.
 const BUFFER: usize = 128 * 1024;
 
@@ -47,12 +49,29 @@ pub(crate) async fn read_header<T: DeserializeOwned>(stream: &mut (impl AsyncRea
 
 /// The requestor's end.
 pub async fn open(mesh: &MeshHandle, provider: PeerId, lease_id: LeaseId, port: u16) -> Result<BoxedStream, Fault> {
+    open_with(mesh, provider, TunnelOpen { v: VERSION, lease_id, port, log: None }).await
+}
+
+/// What the guest has written to its console, the last of it.
+pub async fn read_log(mesh: &MeshHandle, provider: PeerId, lease_id: LeaseId, most: u32) -> Result<Vec<u8>, Fault> {
+    let most = most.min(MAX_LOG);
+    let stream = open_with(mesh, provider, TunnelOpen { v: VERSION, lease_id, port: 0, log: Some(most) }).await?;
+    let mut said = Vec::new();
+    let read = timeout(LOG_DEADLINE, stream.take(u64::from(most)).read_to_end(&mut said)).await;
+    match read {
+        Ok(Ok(_)) => Ok(said),
+        Ok(Err(error)) => Err(Fault::new(ErrorCode::Unreachable, format!("the provider broke off: {error}"))),
+        Err(_) => Err(Fault::new(ErrorCode::Timeout, "the provider did not send the log in time")),
+    }
+}
+
+async fn open_with(mesh: &MeshHandle, provider: PeerId, open: TunnelOpen) -> Result<BoxedStream, Fault> {
     let opening = async {
         let mut stream = mesh.open_stream(provider).await?;
         let broken = |error: std::io::Error| {
             Fault::new(ErrorCode::Unreachable, format!("the provider closed the tunnel: {error}"))
         };
-        write_header(&mut stream, &TunnelOpen { v: VERSION, lease_id, port }).await.map_err(broken)?;
+        write_header(&mut stream, &open).await.map_err(broken)?;
         match read_header::<TunnelReply>(&mut stream).await.map_err(broken)? {
             TunnelReply::Open => Ok(stream),
             TunnelReply::Refused(refusal) => Err(Fault::from(refusal).from_peer()),
@@ -69,6 +88,12 @@ pub trait Gate: Send + Sync + 'static {
         from: PeerId,
         open: TunnelOpen,
     ) -> impl std::future::Future<Output = Result<SocketAddr, Refusal>> + Send;
+    fn log(
+        &self,
+        from: PeerId,
+        open: TunnelOpen,
+        most: u32,
+    ) -> impl std::future::Future<Output = Result<Vec<u8>, Refusal>> + Send;
 }
 
 /// The provider's end: lives as long as the tunnel.
@@ -78,6 +103,9 @@ pub async fn serve(from: PeerId, mut stream: BoxedStream, gate: &impl Gate) {
         Ok(Err(error)) => return tracing::debug!(%from, %error, "a tunnel's header is refused"),
         Err(_) => return tracing::debug!(%from, "a tunnel without a header"),
     };
+    if let Some(most) = open.log {
+        return serve_log(from, open, most.min(MAX_LOG), stream, gate).await;
+    }
     let joined = match join(from, open, gate).await {
         Ok(guest) => write_header(&mut stream, &TunnelReply::Open).await.map(|()| Some(guest)),
         Err(refusal) => write_header(&mut stream, &TunnelReply::Refused(refusal)).await.map(|()| None),
@@ -96,10 +124,30 @@ pub async fn serve(from: PeerId, mut stream: BoxedStream, gate: &impl Gate) {
     }
 }
 
-async fn join(from: PeerId, open: TunnelOpen, gate: &impl Gate) -> Result<TcpStream, Refusal> {
-    if open.v != VERSION {
-        return Err(Refusal::UnknownVersion { supported: VERSION });
+async fn serve_log(from: PeerId, open: TunnelOpen, most: u32, mut stream: BoxedStream, gate: &impl Gate) {
+    let (reply, said) = match may_speak(&open) {
+        Ok(()) => match gate.log(from, open, most).await {
+            Ok(said) => (TunnelReply::Open, said),
+            Err(refusal) => (TunnelReply::Refused(refusal), Vec::new()),
+        },
+        Err(refusal) => (TunnelReply::Refused(refusal), Vec::new()),
+    };
+    let sending = async {
+        write_header(&mut stream, &reply).await?;
+        stream.write_all(&said).await?;
+        stream.shutdown().await
+    };
+    if !matches!(timeout(LOG_DEADLINE, sending).await, Ok(Ok(()))) {
+        tracing::debug!(%from, "who asked for a log has gone");
     }
+}
+
+fn may_speak(open: &TunnelOpen) -> Result<(), Refusal> {
+    if open.v == VERSION { Ok(()) } else { Err(Refusal::UnknownVersion { supported: VERSION }) }
+}
+
+async fn join(from: PeerId, open: TunnelOpen, gate: &impl Gate) -> Result<TcpStream, Refusal> {
+    may_speak(&open)?;
     let address = gate.endpoint(from, open).await?;
     let guest = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
     let guest = guest.map_err(|_| Refusal::NoSuchPort(open.port))?.map_err(|_| Refusal::NoSuchPort(open.port))?;

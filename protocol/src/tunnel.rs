@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 /// Each of the two is sent behind its length as two bytes, big-endian, and is never longer than this.
 pub const MAX_HEADER: usize = 2048;
+/// Of a guest's console; a provider keeps no more of it.
+pub const MAX_LOG: u32 = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelOpen {
@@ -12,6 +14,9 @@ pub struct TunnelOpen {
     pub lease_id: LeaseId,
     /// The guest's TCP port.
     pub port: u16,
+    /// Not a port: the last of what the guest has written to its serial console, so many bytes of it at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

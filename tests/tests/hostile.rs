@@ -216,7 +216,7 @@ async fn a_second_identity_gets_nothing_of_the_firsts_vm() {
         assert_eq!(refusal.code(), ErrorCode::NotYours);
     }
     let mut stream = timeout(DEADLINE, stranger.mesh.open_stream(peer)).await.unwrap().unwrap();
-    let header = codec::encode(&TunnelOpen { v: 1, lease_id: lease, port: 22 });
+    let header = codec::encode(&TunnelOpen { v: 1, lease_id: lease, port: 22, log: None });
     stream.write_u16(header.len() as u16).await.unwrap();
     stream.write_all(&header).await.unwrap();
     stream.flush().await.unwrap();

@@ -40,6 +40,7 @@ fn a_vm_lives_through_every_lifecycle_command() {
     r.run(&["vm", "restart", "web"]).fails(1, "VM_004");
     assert_eq!(r.json(&["vm", "start", "web"])["status"], "running");
     assert_eq!(r.json(&["vm", "restart", "web"])["status"], "running");
+    r.run(&["vm", "logs", "web"]).fails(1, "VM_005");
     r.run(&["vm", "resume", "web"]).ok();
     assert_eq!(r.json(&["vm", "suspend", "web"])["status"], "suspended");
     assert_eq!(r.json(&["vm", "suspend", "web"])["status"], "suspended");

@@ -8,7 +8,7 @@ use crate::tunnel;
 use protocol::core::Input;
 use protocol::core::requestor::{CreateRequest, Phase, Rental};
 use protocol::message::{PowerAction, VmPhase};
-use protocol::names::{CreateId, Egress, Isolation, VmName};
+use protocol::names::{CreateId, Egress, Isolation, LeaseId, VmName};
 use protocol::revocation::RevocationDocument;
 use protocol::seed::Seed;
 use protocol::spec::{Query, VmSpec};
@@ -89,6 +89,7 @@ impl Actor {
             Command::Wait { vm, status, answer } => self.wait(&vm, status, answer),
             Command::Leases(answer) => reply(answer, Ok(self.lease_views())),
             Command::Lease(lease, answer) => reply(answer, self.lease_document(&lease)),
+            Command::Log(vm, most, answer) => self.log(&vm, most, answer),
             Command::Tunnel { vm, port, answer } => self.tunnel(&vm, port, answer),
             Command::Dial(addrs, answer) => self.dial(addrs, answer),
             Command::Events { after, limit, answer } => {
@@ -432,13 +433,27 @@ impl Actor {
         Ok(row.document(self.core.network()))
     }
 
-    fn tunnel(&mut self, vm: &str, port: u16, answer: Answer<crate::mesh::BoxedStream>) {
-        let deal = self.find(vm).and_then(|rental| match (&rental.deal, rental.phase) {
+    /// Whose guest it is, and by which lease.
+    fn leased(&self, vm: &str) -> Result<(PeerId, LeaseId), Fault> {
+        self.find(vm).and_then(|rental| match (&rental.deal, rental.phase) {
             (Some(deal), Phase::Leased) => Ok((deal.provider, deal.lease_id)),
             _ => Err(Fault::new(ErrorCode::WrongState, format!("'{vm}' is not running"))
                 .hint(format!("'golemnode vm info {vm}' shows its state"))),
-        });
-        match deal {
+        })
+    }
+
+    fn log(&mut self, vm: &str, most: u32, answer: Answer<Vec<u8>>) {
+        match self.leased(vm) {
+            Err(fault) => reply(answer, Err(fault)),
+            Ok((provider, lease_id)) => {
+                let mesh = self.mesh.clone();
+                tokio::spawn(async move { reply(answer, tunnel::read_log(&mesh, provider, lease_id, most).await) });
+            }
+        }
+    }
+
+    fn tunnel(&mut self, vm: &str, port: u16, answer: Answer<crate::mesh::BoxedStream>) {
+        match self.leased(vm) {
             Err(fault) => reply(answer, Err(fault)),
             Ok((provider, lease_id)) => {
                 let mesh = self.mesh.clone();

@@ -330,7 +330,11 @@ impl Actor {
         match message {
             Internal::ClientGone(id) => self.client_gone(id),
             Internal::MayTunnel { from, open, answer } => {
-                let verdict = self.core.authorise_tunnel(clock::now(), from, open.lease_id);
+                let now = clock::now();
+                let verdict = match open.log {
+                    None => self.core.authorise_tunnel(now, from, open.lease_id),
+                    Some(_) => self.core.authorise_log(now, from, open.lease_id),
+                };
                 // A tunnel that was given up meanwhile needs no verdict.
                 let _ = answer.send(verdict);
             }
@@ -398,12 +402,22 @@ struct Gate {
     provider: Arc<ProviderParts>,
 }
 
-impl tunnel::Gate for Gate {
-    async fn endpoint(&self, from: PeerId, open: TunnelOpen) -> Result<SocketAddr, Refusal> {
+impl Gate {
+    async fn admits(&self, from: PeerId, open: TunnelOpen) -> Result<(), Refusal> {
         let (answer, verdict) = oneshot::channel();
         let stopping = |_| Refusal::NotProviding;
         self.internal.send(Internal::MayTunnel { from, open, answer }).await.map_err(|_| Refusal::NotProviding)?;
-        verdict.await.map_err(stopping)??;
+        verdict.await.map_err(stopping)?
+    }
+}
+
+impl tunnel::Gate for Gate {
+    async fn log(&self, from: PeerId, open: TunnelOpen, most: u32) -> Result<Vec<u8>, Refusal> {
+        self.admits(from, open).await?;
+        self.provider.backend.console_tail(open.lease_id, most as usize).await.map_err(Refusal::Backend)
+    }
+    async fn endpoint(&self, from: PeerId, open: TunnelOpen) -> Result<SocketAddr, Refusal> {
+        self.admits(from, open).await?;
         self.provider.backend.endpoint(open.lease_id, open.port).await.map_err(Refusal::Backend)
     }
 }

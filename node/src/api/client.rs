@@ -39,6 +39,8 @@ const ALIVE: Duration = Duration::from_secs(3);
 const MAX_HEAD: usize = 8 * 1024;
 /// The provider has 10 s to open; on a relayed path that is tried twice.
 const TUNNEL: Duration = Duration::from_secs(30);
+/// The same, and what the guest has said.
+const LOG: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -122,6 +124,10 @@ impl Client {
     }
     pub async fn lift_ban(&self, peer: PeerId) -> Result<BanView, Fault> {
         self.answer(self.request(Method::DELETE, &format!("/api/v1/bans/{peer}"), None)?, SHORT).await
+    }
+    pub async fn log(&self, vm: &str, bytes: u32) -> Result<LogView, Fault> {
+        self.answer(self.request(Method::GET, &format!("/api/v1/vms/{}/log?bytes={bytes}", escape(vm)), None)?, LOG)
+            .await
     }
     pub async fn rename(&self, vm: &str, body: &RenameBody) -> Result<VmView, Fault> {
         self.post(&format!("/api/v1/vms/{}/rename", escape(vm)), body, SHORT).await

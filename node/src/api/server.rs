@@ -23,6 +23,7 @@ use protocol::receipt::ReceiptDocument;
 use protocol::revocation::RevocationDocument;
 use protocol::seed::MAX_SEED;
 use protocol::text::plain;
+use protocol::tunnel::MAX_LOG;
 use protocol::{ErrorCode, Fault};
 use serde::Deserialize;
 use std::os::unix::fs::PermissionsExt;
@@ -90,6 +91,7 @@ pub(crate) fn router(node: NodeHandle, idle: IdleWatch) -> Router {
         .route("/api/v1/providers/{peer}", get(provider))
         .route("/api/v1/vms/{vm}/renew", post(renew))
         .route("/api/v1/vms/{vm}/rename", post(rename))
+        .route("/api/v1/vms/{vm}/log", get(log))
         .route("/api/v1/receipts", get(receipts))
         .route("/api/v1/receipts/{lease}", get(receipt))
         .route("/api/v1/credits", get(credits))
@@ -161,6 +163,17 @@ async fn providers(State(api): State<Api>, Asked(query): Asked<ProviderQuery>) -
 async fn provider(State(api): State<Api>, Named(peer): Named) -> Answer<ProviderView> {
     Ok(Json(api.node.provider(peer.parse()?).await?))
 }
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogAsked {
+    bytes: Option<u32>,
+}
+
+async fn log(State(api): State<Api>, Named(vm): Named, Asked(asked): Asked<LogAsked>) -> Answer<LogView> {
+    let said = api.node.log(&vm, asked.bytes.unwrap_or(MAX_LOG)).await?;
+    Ok(Json(LogView { text: String::from_utf8_lossy(&said).into_owned() }))
+}
+
 async fn rename(State(api): State<Api>, Named(vm): Named, Body(body): Body<RenameBody>) -> Answer<VmView> {
     Ok(Json(api.node.rename(&vm, body.name).await?))
 }

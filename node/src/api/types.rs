@@ -311,6 +311,13 @@ pub struct RevokedView {
     pub told: usize,
 }
 
+/// `GET /api/v1/vms/{id}/log`: the last of what the guest has written to its serial console. Bytes that are no text are
+/// replaced; what drives a terminal is not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogView {
+    pub text: String,
+}
+
 /// The body of `POST /api/v1/vms/{id}/rename`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -463,6 +463,11 @@ impl NodeCore {
         self.postings.is_synced()
     }
 
+    /// Whether this peer may read what this guest says on its console.
+    pub fn authorise_log(&mut self, now: Timestamp, from: PeerId, lease_id: LeaseId) -> Result<(), Refusal> {
+        let ctx = ctx!(self, now);
+        self.provider.authorise_log(ctx, from, lease_id)
+    }
     /// Whether this peer may open a stream to this guest; who may not is remembered.
     pub fn authorise_tunnel(&mut self, now: Timestamp, from: PeerId, lease_id: LeaseId) -> Result<(), Refusal> {
         let ctx = ctx!(self, now);

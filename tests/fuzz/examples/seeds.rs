@@ -263,7 +263,7 @@ fn tunnels() -> Seeds {
     let header = |body: Vec<u8>| Record::default().chunk(&body).0;
     let lease_id = deal().grant.lease_id;
     let mut all = vec![
-        header(encode(&TunnelOpen { v: 1, lease_id, port: 22 })),
+        header(encode(&TunnelOpen { v: 1, lease_id, port: 22, log: None })),
         header(encode(&TunnelReply::Open)),
         vec![0xff, 0xff, 0],
     ];

@@ -56,7 +56,9 @@ impl Frames {
         let good = match target {
             Target::Control => requests(network),
             Target::Gossip => rpcs(names, network, &mut rng),
-            Target::Tunnel => vec![framed16(encode(&TunnelOpen { v: 1, lease_id: LeaseId([7; 16]), port: 22 }))],
+            Target::Tunnel => {
+                vec![framed16(encode(&TunnelOpen { v: 1, lease_id: LeaseId([7; 16]), port: 22, log: None }))]
+            }
             Target::Kad => (0..6).map(|kind| varint_framed(kad(kind, &mut rng))).collect(),
             Target::Identify => vec![varint_framed(identity(names, &mut rng))],
         };
@@ -78,7 +80,7 @@ impl Frames {
             }
             (Target::Tunnel, 4) => {
                 let lease_id = LeaseId(self.array());
-                (framed16(encode(&TunnelOpen { v: self.below(3) as u8, lease_id, port: 22 })), false)
+                (framed16(encode(&TunnelOpen { v: self.below(3) as u8, lease_id, port: 22, log: None })), false)
             }
             (Target::Tunnel, _) => {
                 let body = self.random(200);

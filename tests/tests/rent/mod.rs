@@ -85,6 +85,12 @@ fn a_guest_is_rented_used_and_given_back() {
     r.run(&["vm", "rename", "web", "www"]).ok();
     assert_eq!(r.run(&["vm", "exec", "www", "--", "hostname"]).ok().stdout().trim(), "web");
     r.run(&["vm", "rename", "www", "web"]).ok();
+    let says = "printf 'said \\033[31mthere\\n' > /dev/console";
+    r.run(&["vm", "exec", "web", "--", "sh", "-c", says]).ok();
+    let log = || r.run(&["vm", "logs", "web"]).ok().stdout();
+    let log = eventually("it is in the log", PATIENCE, || Some(log()).filter(|log| log.contains("there")));
+    assert!(log.contains("said \u{fffd}[31mthere\n"), "{log:?}");
+    assert_eq!(r.run(&["vm", "logs", "web", "--raw", "--bytes", "7"]).ok().stdout(), "there\r\n");
     copying::keys(&r);
     copying::copies(&r);
     copying::forwards(&r);

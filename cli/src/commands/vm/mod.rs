@@ -16,6 +16,7 @@ use node::api::billing::RenewBody;
 use node::api::types::{RenameBody, VmActionBody, VmActionName, VmStatus, VmView};
 use protocol::money::Amount;
 use protocol::names::VmName;
+use protocol::tunnel::MAX_LOG;
 use protocol::units::{Millis, Resources};
 use protocol::{ErrorCode, Fault};
 
@@ -77,6 +78,17 @@ pub enum VmCommand {
     Copy(copy::CopyArgs),
     /// Lead ports of this machine to ports of the guest, until Ctrl-C
     Forward(forward::ForwardArgs),
+    /// Print what the guest has written to its serial console: its boot log, and why it does not come up
+    Logs {
+        /// Its name or id
+        name: String,
+        /// The last so many bytes
+        #[arg(long, value_name = "N", default_value_t = MAX_LOG)]
+        bytes: u32,
+        /// As it is, also what drives a terminal
+        #[arg(long)]
+        raw: bool,
+    },
     /// Join stdin and stdout to a port of the guest (OpenSSH's ProxyCommand)
     Proxy(proxy::ProxyArgs),
     /// Print Host blocks for ~/.ssh/config, so that ssh, scp, rsync and Ansible find the guests by name
@@ -124,6 +136,11 @@ pub fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Destroy { name } => destroy(context, &name),
         VmCommand::Ssh(args) => ssh::ssh(context, args),
         VmCommand::Exec(args) => ssh::exec(context, args),
+        VmCommand::Logs { name, bytes, raw } => {
+            let node = context.node()?;
+            let log = context.block_on(async { node.log(&name, bytes).await })?;
+            context.show(&log, || if raw { log.text.clone() } else { console(&log.text) })
+        }
         VmCommand::Key(command) => access::run(context, command),
         VmCommand::Copy(args) => copy::run(context, &args),
         VmCommand::Forward(args) => forward::run(context, &args),
@@ -232,6 +249,18 @@ fn info_text(vm: &VmView) -> String {
         ("timings", Some(timings).filter(|_| times.total > 0)),
         ("log in", vm.ssh.as_ref().map(|_| format!("golemnode vm ssh {}", vm.name))),
     ])
+}
+
+/// A console's text as it would stand on a screen: lines end with a carriage return before their end, and a guest may say
+/// what it wants, but not to the terminal of who reads it.
+fn console(text: &str) -> String {
+    let mut lines = String::new();
+    for line in text.lines() {
+        let plain = protocol::text::plain(line.trim_end_matches('\r'), usize::MAX);
+        lines.push_str(&plain);
+        lines.push('\n');
+    }
+    lines
 }
 
 /// What a VM must be for its ports to be reached.

@@ -234,6 +234,20 @@ impl Provider {
         verdict
     }
 
+    /// Also of one that is off: why it does not come up is what its tenant wants to read.
+    pub fn authorise_log(&mut self, ctx: &mut Ctx, from: PeerId, lease_id: LeaseId) -> Result<(), Refusal> {
+        let verdict = self.ledger.owned(from, lease_id).and_then(|row| match row.stage {
+            LeaseStage::Active | LeaseStage::Expired => Ok(()),
+            LeaseStage::Provisional | LeaseStage::Ended => {
+                Err(Refusal::WrongState { is: row.vm.word().to_owned(), wanted: "leased".to_owned() })
+            }
+        });
+        if let Err(refusal) = &verdict {
+            note_refusal(ctx, from, "a console's log", refusal);
+        }
+        verdict
+    }
+
     /// The time is over: the VM stops, the disk stays for the grace time.
     pub(super) fn expire(&mut self, ctx: &mut Ctx, lease_id: LeaseId) {
         let grace = self.grace;

@@ -25,7 +25,7 @@ all!(State: NotThere, Granted, Provisioning, Booting, Running, Stopping, Stopped
     Expired, Destroying, Gone);
 use State::*;
 all!(Operation: Quote, AcceptAgain, AcceptOtherwise, Confirm, Status, Watch, Start, Stop, ForcedStop, Restart, Suspend,
-    ResumeVm, Tunnel, Release);
+    ResumeVm, Tunnel, Log, Release);
 use Operation::*;
 // What the operator can do to tenants: the local API has nothing else that changes a lease.
 all!(Deed: CancelJob, SetTier, Drain, Resume, Halt);
@@ -143,6 +143,8 @@ fn expected(operation: Operation, who: u8, state: State) -> Outcome {
         Start | Stop | ForcedStop | Restart | Suspend | ResumeVm => wrong,
         Tunnel if matches!(state, Booting | Running | Stopping) => Outcome::Open,
         Tunnel => wrong,
+        Log if matches!(state, Granted | Destroying | Gone) => wrong,
+        Log => Outcome::Open,
     }
 }
 
@@ -164,8 +166,12 @@ fn perform(stage: &mut Stage, operation: Operation, who: u8) -> Option<Outcome> 
         Suspend => power(PowerAction::Suspend),
         ResumeVm => power(PowerAction::Resume),
         Release => Request::Release(id),
-        Tunnel => {
-            let verdict = node.core.authorise_tunnel(node.now, key(who).peer_id(), id);
+        Tunnel | Log => {
+            let (now, peer) = (node.now, key(who).peer_id());
+            let verdict = match operation {
+                Tunnel => node.core.authorise_tunnel(now, peer, id),
+                _ => node.core.authorise_log(now, peer, id),
+            };
             return Some(verdict.map_or_else(|refusal| Outcome::Code(refusal.code()), |()| Outcome::Open));
         }
     };
