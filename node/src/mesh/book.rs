@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 /// An address to dial, with the peer that is said to be there.
 pub fn parse(addr: &str) -> Result<(Multiaddr, Option<PeerId>), MeshError> {
-    let bad = |why: &str| MeshError::BadAddress { addr: protocol::text::plain(addr, 100), why: why.to_owned() };
+    let bad = |why: &str| bad(addr, why);
     if addr.len() > limits::MAX_ADDR_BYTES {
         return Err(bad("too long"));
     }
@@ -27,12 +27,16 @@ pub fn parse(addr: &str) -> Result<(Multiaddr, Option<PeerId>), MeshError> {
     Ok((parsed, peer))
 }
 
+/// What is quoted of it fits on a line.
+fn bad(addr: &str, why: &str) -> MeshError {
+    MeshError::BadAddress { addr: protocol::text::plain(addr, 100), why: why.to_owned() }
+}
+
 /// As `parse`, for an address to listen on: no peer id in it, no name.
 pub fn parse_listen(addr: &str) -> Result<Multiaddr, MeshError> {
     let (parsed, peer) = parse(addr)?;
     if peer.is_some() || ip_of(&parsed).is_none() {
-        let why = "a node listens on an IP address, without a peer id".to_owned();
-        return Err(MeshError::BadAddress { addr: addr.to_owned(), why });
+        return Err(bad(addr, "a node listens on an IP address, without a peer id"));
     }
     Ok(parsed)
 }
@@ -208,6 +212,8 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse_listen(&format!("/ip4/127.0.0.1/tcp/0/p2p/{id}")).is_err());
+        let long_name = parse_listen(&format!("/dns4/{}/tcp/1", "a".repeat(200))).unwrap_err().to_string();
+        assert!(long_name.len() < 200, "what is quoted fits on a line: {long_name}");
         for named in ["/dns4/example.org/tcp/0", "/dnsaddr/example.org"] {
             assert!(parse(named).is_ok() && parse_listen(named).is_err(), "{named}");
         }
