@@ -21,8 +21,8 @@ const STANDING: u64 = 100;
 /// Where the memory is looked at.
 const FIRST: u64 = 100_000;
 const LAST: u64 = 1_000_000;
-/// One in so many is a VM that is rented and given back: what is kept of those that ended (`MAX_ENDED`), and of events
-/// (10,000, two for each), is as much as it may be before the first look.
+/// One in so many is a VM that is rented and given back: the tables of those that ended (`MAX_ENDED`) and of events
+/// (10,000, two for each) are full before the first look. Memory still grows by some 2 MiB after it, and then no more.
 const LEASE_EVERY: u64 = 10;
 
 pub fn run(pairs: usize) -> Result<()> {
