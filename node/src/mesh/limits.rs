@@ -21,8 +21,9 @@ pub const IN_USE: Duration = Duration::from_secs(2);
 /// 100 KiB meanwhile, and a lookup makes a dozen.
 pub const CALL: Duration = Duration::from_secs(3);
 /// Connections above the neighbours (visitors, lookups) before inbound ones are refused outright. It bounds memory:
-/// (24 + 96) × 150 KiB < 18 MiB.
-pub const MAX_VISITORS: usize = 96;
+/// (24 + 232) × 150 KiB < 38 MiB, if it takes as many sites as there are. Beside its neighbours, a crowd that wants what
+/// one provider has: whoever is not heard cannot be told when to ask again.
+pub const MAX_VISITORS: usize = 232;
 /// Connections a peer may have at once: one each over TCP and QUIC, one more while both sides dial, and the relayed one
 /// that a hole is punched beside.
 pub const MAX_CONNECTIONS_PER_PEER: usize = 4;
@@ -42,8 +43,8 @@ pub const HANDSHAKE_RATE_PER_SITE: f64 = 0.5;
 pub const TASKS_SHARE: f64 = 0.1;
 /// … and what those may that are still shaking hands: dozens a second.
 pub const HANDSHAKES_SHARE: f64 = 0.05;
-/// Inbound handshakes at once: each costs about 1 ms of a core, so this is a tenth of a second of work.
-pub const MAX_PENDING_INBOUND: usize = 96;
+/// Inbound handshakes at once: each costs about 1 ms of a core, so this is a quarter of a second of work.
+pub const MAX_PENDING_INBOUND: usize = 256;
 /// Outbound dials at once: a lookup runs 3 in parallel, the rest is for requests.
 pub const MAX_PENDING_OUTBOUND: usize = 64;
 /// Established neighbours given up in favour of newcomers, each minute: a closed club opens, churn stays small.

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_millis(100);
 /// What is not used is kept for so long: a page of the board, or a dozen questions at once.
 const SAVED: Duration = Duration::from_millis(200);
+/// … and what callers do not use for so long: a crowd that comes all at once after a quiet moment, some hundred handshakes.
+/// Who calls all along saves nothing.
+const SAVED_BY_CALLERS: Duration = Duration::from_secs(1);
 /// What a turn is thought to take until it has been taken. Who waits books it, so that those who wait for the same
 /// account come one after the other.
 const TURN: Duration = Duration::from_micros(300);
@@ -76,10 +79,10 @@ impl Accounts {
     /// How long a task has to wait for its turn; if at all, the turn is booked.
     pub fn book(&mut self, now: Instant, payer: Payer) -> Option<Duration> {
         self.divide(now);
-        let (level, share) = (self.level_of(payer), share_of(payer));
+        let (level, most) = (self.level_of(payer), saved_of(payer));
         let account = self.of.get_mut(&payer)?;
         let earned = now.saturating_duration_since(account.at).as_secs_f64() * level;
-        (account.credit, account.at) = ((account.credit + earned).min(share * SAVED.as_secs_f64()), now);
+        (account.credit, account.at) = ((account.credit + earned).min(most), now);
         if account.credit > 0.0 {
             return None;
         }
@@ -123,8 +126,12 @@ impl Accounts {
     }
 }
 
-fn share_of(payer: Payer) -> f64 {
-    if payer == Payer::Callers { limits::HANDSHAKES_SHARE } else { limits::TASKS_SHARE }
+/// In seconds.
+fn saved_of(payer: Payer) -> f64 {
+    match payer {
+        Payer::Callers => limits::HANDSHAKES_SHARE * SAVED_BY_CALLERS.as_secs_f64(),
+        _ => limits::TASKS_SHARE * SAVED.as_secs_f64(),
+    }
 }
 
 /// The most that one may have, so that all together have no more than the share; all of it, when that is enough for all.
@@ -209,6 +216,29 @@ mod tests {
         assert_eq!(accounts.book(start + PERIOD, connection(1)), None);
         accounts.close(connection(1));
         assert_eq!(accounts.of.len(), 1);
+    }
+
+    /// How many turns are taken at once by callers who were quiet for so long.
+    fn at_once(quiet: Duration) -> u32 {
+        let start = Instant::now();
+        let mut accounts = Accounts::new(start);
+        accounts.open(start, Payer::Callers);
+        accounts.charge(Payer::Callers, FIRST, false);
+        let then = start + quiet;
+        let mut turns = 0;
+        while accounts.book(then, Payer::Callers).is_none() {
+            accounts.charge(Payer::Callers, MILLI, false);
+            turns += 1;
+        }
+        turns
+    }
+
+    #[test]
+    fn callers_save_up_for_a_crowd_and_no_more() {
+        assert_eq!(at_once(MILLI * 10), 1);
+        assert_eq!(at_once(SAVED_BY_CALLERS / 2), 25);
+        assert_eq!(at_once(SAVED_BY_CALLERS), 50);
+        assert_eq!(at_once(Duration::from_secs(3600)), 50);
     }
 
     proptest! {
