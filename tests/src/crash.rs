@@ -229,6 +229,11 @@ fn counted_on(tenant: &Home) -> BTreeMap<String, String> {
 
 /// The guests of this home that run: lease ids, one for each process.
 fn guests(home: &Home) -> Vec<String> {
+    processes(home).into_iter().map(|(_, id)| id).collect()
+}
+
+/// Of guests of this home: process and lease ids.
+pub fn processes(home: &Home) -> Vec<(u32, String)> {
     let root = format!("{}/", home.path().display());
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
@@ -236,7 +241,8 @@ fn guests(home: &Home) -> Vec<String> {
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
         if words.contains("qemu-system") && words.contains(&root) {
             let id = words.split("guest=golemnode-").nth(1).map(|rest| rest.chars().take(32).collect());
-            found.extend(id);
+            let pid = process.file_name().to_str().and_then(|pid| pid.parse().ok());
+            found.extend(pid.zip(id));
         }
     }
     found

@@ -111,6 +111,7 @@ fn bench(args: &[String]) -> Result<()> {
     }
     if wants("restart") {
         restart::run()?;
+        restart::guests(&guest("tiny").ok_or("the tiny guest is needed: 'make bench' builds it")?)?;
     }
     if wants("overload") {
         tokio::runtime::Runtime::new()?.block_on(overload::run())?;

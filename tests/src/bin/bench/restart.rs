@@ -17,15 +17,22 @@ use protocol::names::{Arch, Egress, LeaseId};
 use protocol::seed::Seed;
 use protocol::units::{DiskGib, Resources};
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tests::bargain::{IMAGE, create_id, key as tenant};
-use tests::{Home, PATIENCE};
+use tests::crash::processes;
+use tests::{Home, PATIENCE, eventually};
 
 const LEASES: u64 = 100;
 /// Of them so many have vanished, and as many others are off, though they should run; as many are there without a lease.
 const CHANGED: usize = 5;
 const RUNS: usize = 5;
+/// Real ones, and how many of them die with their node.
+const GUESTS: usize = 20;
+const DIE: usize = 3;
+const ROOMY: &str = "min_memory = \"128M\"\nmin_disk = \"1G\"\noffer_cpus = 20\noffer_memory = \"4G\"\n\
+                     max_vms = 20\ncpu_threshold = 100\nmemory_threshold = 100\ndisk_threshold = 100\naccel = \"tcg\"\n";
 const SETTINGS: &str = "network = \"test\"\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\nmdns = false\nbackend = \"memory\"\n\
                         min_disk = \"1G\"\nmin_memory = \"128M\"\nmax_vms = 200\ncpu_threshold = 100\n\
                         memory_threshold = 100\ndisk_threshold = 100\nprepaid = false\n";
@@ -53,6 +60,52 @@ pub fn run() -> Result<()> {
         crate::at_most("every difference looked at, the slowest run", percentile(&looked, 100.0) * 1e3, 2_000.0, "ms");
     }
     Ok(())
+}
+
+/// Guests that boot, and live on when their node dies, but for a few.
+pub fn guests(bundle: &std::path::Path) -> Result<()> {
+    println!("\n## A provider with {GUESTS} guests under QEMU, killed with {DIE} of them and started again");
+    let (provider, tenant) = (Home::new(), Home::new());
+    provider.config(ROOMY);
+    provider.import(bundle);
+    let mut node = provider.node(&["--provide", "--network", "test"]);
+    let _tenant = tenant.node(&["--network", "test", "--bootstrap", &node.addr()]);
+    for n in 0..GUESTS {
+        let name = format!("vm-{n}");
+        let size = ["--image", "tiny", "--cpus", "1", "--memory", "128M", "--disk", "1G", "--timeout", "5m"];
+        tenant.json(&[&["vm", "create", &name], &size[..]].concat());
+    }
+    let (mut looked, mut mended) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let seen = noticed(&provider);
+        node.kill();
+        for (pid, _) in processes(&provider).iter().take(DIE) {
+            let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
+            assert!(killed.success());
+        }
+        let began = Instant::now();
+        node = provider.node(&["--provide", "--network", "test"]);
+        eventually("the node has noticed", PATIENCE, || (noticed(&provider) >= seen + DIE).then_some(()));
+        looked.push(began.elapsed().as_secs_f64());
+        eventually("all run again", PATIENCE, || (processes(&provider).len() == GUESTS).then_some(()));
+        mended.push(began.elapsed().as_secs_f64());
+        for n in 0..GUESTS {
+            tenant.run(&["vm", "wait", &format!("vm-{n}"), "running", "--timeout", "5m"]).ok();
+        }
+    }
+    println!("  all {GUESTS} processes there after {:.2} s in the median", median(&mended));
+    println!(
+        "  every difference looked at: {:.2} s in the median, {:.2} s at most",
+        median(&looked),
+        percentile(&looked, 100.0)
+    );
+    Ok(())
+}
+
+/// How often this provider has found that a VM is off that should run.
+fn noticed(provider: &Home) -> usize {
+    let events = provider.run(&["--json", "events", "--limit", "1000"]).ok().stdout();
+    events.lines().filter(|line| line.contains("is off and should run")).count()
 }
 
 fn config(home: String) -> Result<NodeConfig> {
