@@ -1,6 +1,6 @@
 //! What every command takes, and the tree of commands.
 use crate::commands::{
-    ban, credit, db, doctor, events, identity, image, job, key, lease, node, provider, quota, receipt, sim, vm,
+    ban, credit, db, doctor, events, identity, image, job, key, lease, node, project, provider, quota, receipt, sim, vm,
 };
 use clap::builder::styling::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -94,6 +94,14 @@ pub enum Command {
     /// Rent virtual machines and use them
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Show what 'apply' would do for a project file, and what it would cost
+    Plan(project::FileArgs),
+    /// Rent what a project file says, and give back what it no longer has
+    Apply(project::ApplyArgs),
+    /// Give back all VMs of a project file
+    Delete(project::FileArgs),
+    /// Print the JSON Schema of project files
+    Schema,
     /// See the leases this node has a part in, and verify any lease
     #[command(subcommand)]
     Lease(lease::LeaseCommand),

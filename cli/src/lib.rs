@@ -6,6 +6,7 @@ mod commands;
 mod context;
 mod failure;
 mod output;
+mod project;
 mod start;
 mod usage;
 

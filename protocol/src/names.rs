@@ -61,6 +61,14 @@ checked_text!(
         && !t.ends_with('-')
 );
 checked_text!(
+    /// What belongs together; known to its tenant alone. It names a folder, too.
+    ProjectName, "a project's name", "use 1 to 63 lower-case letters, digits and dashes, with no dash at either end",
+    |t| (1..=63).contains(&t.len())
+        && t.chars().all(|c| lower_alnum(c) || c == '-')
+        && !t.starts_with('-')
+        && !t.ends_with('-')
+);
+checked_text!(
     /// An ISO 3166-1 alpha-2 country code in capitals.
     Country, "a country", "use an ISO 3166-1 alpha-2 code in capitals, such as DE",
     |t| t.len() == 2 && t.chars().all(|c| c.is_ascii_uppercase())

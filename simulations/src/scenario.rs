@@ -47,6 +47,7 @@ pub fn wish(create_id: CreateId, name: &str) -> CreateRequest {
         timeout: Millis::secs(300),
         identity_file: None,
         allow_smaller: false,
+        project: None,
     }
 }
 

@@ -4,5 +4,6 @@ mod frames;
 mod hostile;
 mod nat;
 mod overload;
+mod project;
 mod rent;
 mod simulated;

@@ -12,6 +12,7 @@ pub mod key;
 pub mod lease;
 pub mod manual;
 pub mod node;
+pub mod project;
 pub mod provider;
 pub mod quota;
 pub mod receipt;
@@ -39,6 +40,10 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Ban(command) => ban::run(context, command),
         Command::Db(command) => db::run(context, command),
         Command::Events(args) => events::run(context, &args),
+        Command::Plan(args) => project::plan(context, &args),
+        Command::Apply(args) => project::apply(context, &args),
+        Command::Delete(args) => project::delete(context, &args),
+        Command::Schema => project::schema(context),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Sim(command) => sim::run(context, command),
         Command::Demo(args) => demo::run(context, &args),

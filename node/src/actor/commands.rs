@@ -226,6 +226,7 @@ impl Actor {
             timeout: Millis::secs(request.timeout_s),
             allow_smaller: request.allow_smaller,
             identity_file,
+            project: request.project,
         })
     }
 

@@ -194,6 +194,7 @@ impl Actor {
             error: rental.fault.clone().filter(|_| status == VmStatus::Failed || rental.phase == Phase::Leased),
             provider,
             path: provider.and_then(|peer| self.paths.get(&peer)).map(|path| PathView::of(*path)),
+            project: rental.project.clone(),
             image: rental.spec.image.clone(),
             cpus: resources.cpus,
             memory_mib: resources.memory_mib,

@@ -4,7 +4,7 @@ use protocol::history::{Estimate, Scope};
 use protocol::money::Amount;
 use protocol::names::{
     Arch, BackendKind, Country, Currency, Digest, Egress, ImageName, Isolation, IsolationWanted, LeaseId, NodeName,
-    VmName,
+    ProjectName, VmName,
 };
 use protocol::quota::{Quota, Tier, Usage};
 use protocol::units::{DiskGib, MemoryMib, Resources};
@@ -363,6 +363,8 @@ pub struct CreateVm {
     /// False: done as soon as the lease is active.
     #[serde(default = "yes")]
     pub wait: bool,
+    #[serde(default)]
+    pub project: Option<ProjectName>,
 }
 
 fn yes() -> bool {
@@ -427,6 +429,9 @@ pub struct VmView {
     /// How tunnels to it get to the provider, while that is connected.
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathView>,
+    /// Of which project file it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
     pub image: ImageName,
     pub cpus: u32,
     pub memory_mib: MemoryMib,

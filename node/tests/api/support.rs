@@ -84,6 +84,7 @@ pub fn http(method: &str, path: &str, body: &str) -> String {
 
 pub fn vm(name: &str, status: VmStatus) -> VmView {
     VmView {
+        project: None,
         id: "00112233445566778899aabbccddeeff".into(),
         name: name.parse().unwrap(),
         status,
@@ -118,6 +119,7 @@ pub fn order(name: &str) -> CreateVm {
         duration_s: 3600,
         or_less: false,
         allow_smaller: false,
+        project: None,
         ssh_key: None,
         user_data: None,
         ports: Vec::new(),

@@ -78,6 +78,7 @@ pub async fn rent(node: &NodeHandle, name: &str) -> Result<VmView, Fault> {
         duration_s: 3600,
         or_less: false,
         allow_smaller: false,
+        project: None,
         ssh_key: None,
         user_data: None,
         ports: Vec::new(),

@@ -186,6 +186,7 @@ impl Play<'_> {
             duration_s: wanted.lease_s,
             or_less: false,
             allow_smaller: false,
+            project: None,
             ssh_key: None,
             user_data: None,
             ports: Vec::new(),

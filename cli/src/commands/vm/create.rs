@@ -123,6 +123,7 @@ fn request(home: &Home, args: CreateArgs) -> Result<CreateVm, Fault> {
         ports: args.publish,
         timeout_s: args.timeout.as_secs(),
         wait: !args.no_wait,
+        project: None,
     })
 }
 

@@ -3,7 +3,7 @@ mod access;
 mod copy;
 pub mod create;
 mod forward;
-mod keys;
+pub mod keys;
 mod progress;
 mod proxy;
 mod ssh;
@@ -181,7 +181,7 @@ fn destroy(context: &Context, name: &str) -> Outcome {
 }
 
 /// A status as it is written in JSON.
-fn word(status: VmStatus) -> String {
+pub fn word(status: VmStatus) -> String {
     let value = serde_json::to_value(status).ok();
     value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }

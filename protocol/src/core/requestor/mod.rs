@@ -28,7 +28,7 @@ use crate::identity::PeerId;
 use crate::lease::{LeaseDocument, Quote};
 use crate::message::{LeaseStatus, PowerAction, Request, Response};
 use crate::money::Amount;
-use crate::names::{ActId, CreateId, Digest, LeaseId, Network, VmName};
+use crate::names::{ActId, CreateId, Digest, LeaseId, Network, ProjectName, VmName};
 use crate::ranking::Experience;
 use crate::renewal::{RenewQuote, Renewal};
 use crate::spec::{Query, VmSpec};
@@ -79,6 +79,7 @@ pub struct CreateRequest {
     pub allow_smaller: bool,
     /// The private key's path, for the user's ssh; it means nothing here.
     pub identity_file: Option<String>,
+    pub project: Option<ProjectName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +121,8 @@ pub struct Rental {
     /// How often half as much may be asked for still.
     #[serde(default)]
     pub halvings: u8,
+    #[serde(default)]
+    pub project: Option<ProjectName>,
 }
 
 /// When each stage ended; zero while it has not.

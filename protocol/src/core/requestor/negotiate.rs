@@ -115,6 +115,7 @@ impl Requestor {
             fault: None,
             marks: Default::default(),
             halvings: if request.allow_smaller { HALVINGS } else { 0 },
+            project: request.project,
         };
         let id = rental.create_id;
         self.rentals.insert(id, rental);

@@ -14,6 +14,7 @@ pub fn create(n: u8, name: &str) -> CreateRequest {
         timeout: Millis::secs(300),
         identity_file: None,
         allow_smaller: false,
+        project: None,
     }
 }
 pub fn ask_for(node: &mut Node, ticket: u64, request: CreateRequest) -> Vec<Effect> {

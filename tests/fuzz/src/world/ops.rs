@@ -247,6 +247,7 @@ impl World {
             timeout: Millis::secs(120),
             identity_file: None,
             allow_smaller: false,
+        project: None,
         };
         self.creates = self.creates.wrapping_add(1);
         self.input(node, Input::Create { ticket: 1, request: Box::new(request) });
