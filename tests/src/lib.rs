@@ -7,6 +7,7 @@ pub mod hand;
 pub mod noise;
 
 use serde_json::Value;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -129,6 +130,17 @@ impl Drop for Home {
     }
 }
 
+/// What a node says of itself, if one answers there.
+fn ask(socket: &Path) -> Option<Value> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET /api/v1/node HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    serde_json::from_str(body).ok()
+}
+
 pub struct Ran {
     pub args: String,
     pub output: Output,
@@ -171,12 +183,8 @@ impl Node<'_> {
             let log = std::fs::read_to_string(self.home.path().join("test.log")).unwrap_or_default();
             panic!("the node has ended ({status}): {log}");
         }
-        // What a killed node has left answers nobody, and a command would start another node in its place.
-        if UnixStream::connect(self.home.path().join("api.sock")).is_err() {
-            return None;
-        }
-        let output = self.home.command(&["--json", "node", "status"]).output().ok()?;
-        serde_json::from_slice(&output.stdout).ok()
+        // Not by a command: where a killed node has left its socket, that would start another node in this one's place.
+        ask(&self.home.path().join("api.sock"))
     }
     pub fn status(&self) -> Value {
         self.home.json(&["node", "status"])
@@ -192,6 +200,8 @@ impl Node<'_> {
     }
     /// Without goodbye.
     pub fn kill(mut self) {
+        let ended = self.child.try_wait().expect("own child");
+        assert!(ended.is_none(), "it has ended by itself ({ended:?}): {}", self.log());
         self.child.kill().expect("own child");
         self.child.wait().expect("own child");
     }
