@@ -97,7 +97,7 @@ impl Aims {
             return None;
         }
         let aimed = |step: &String| self.aimed.get(step).copied().unwrap_or(0);
-        let (rarest, met) = self.met.iter().min_by_key(|(step, met)| met.len() + aimed(step) / 3)?;
+        let (rarest, met) = self.met.iter().min_by_key(|(step, met)| met.len() + aimed(step))?;
         *self.aimed.entry(rarest.clone()).or_default() += 1;
         let (command, moment) = &met[dice.next_u32() as usize % met.len()];
         Some((command.clone(), moment.near(dice)))
