@@ -239,6 +239,8 @@ fn a_requestor_killed_around_the_confirm_knows_its_vms_or_has_none() {
         std::thread::sleep(Duration::from_millis(20 + 12 * n as u64));
         node.kill();
         let _ = child.wait();
+        // A command that came only then has started a node of its own.
+        r.run(&["node", "stop"]);
     }
     let _node = r.node(&join);
     // Before the confirm: lapsed after 30 s. After it: running, and listed.
