@@ -260,5 +260,7 @@ fn rental() -> Rental {
         ran: false,
         fault: None,
         marks: Marks::default(),
+        halvings: 0,
+        project: None,
     }
 }
