@@ -43,7 +43,7 @@ pub fn run(context: &Context, command: Command) -> Outcome {
         Command::Plan(args) => project::plan(context, &args),
         Command::Apply(args) => project::apply(context, &args),
         Command::Delete(args) => project::delete(context, &args),
-        Command::Schema => project::schema(context),
+        Command::Schema => project::schema(),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Sim(command) => sim::run(context, command),
         Command::Demo(args) => demo::run(context, &args),

@@ -84,13 +84,11 @@ pub fn delete(context: &Context, args: &FileArgs) -> Outcome {
     report(context, &removed)
 }
 
-/// What editors check such files with.
-pub fn schema(context: &Context) -> Outcome {
+/// What editors check such files with. It is JSON, whatever form is asked for.
+pub fn schema() -> Outcome {
     let schema = schemars::schema_for!(ProjectFile);
     let text = serde_json::to_string_pretty(&schema);
     let text = text.map_err(|error| Fault::internal(format!("the schema cannot be printed: {error}")))?;
-    // It is JSON, whatever else is asked for.
-    let _ = context;
     crate::output::print(&(text + "\n"))?;
     Ok(0)
 }
