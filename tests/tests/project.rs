@@ -112,6 +112,8 @@ fn twenty_over_four_providers_one_of_which_refuses_and_one_dies() {
     tenant.home.run(&["vm", "create", "alone", "--isolation", "any", "--memory", "128M", "--disk", "1G"]).ok();
 
     tenant.home.run(&tenant.args(&["delete"])).fails(2, "REQ_001");
+    assert_eq!(tenant.home.run(&tenant.args(&["--json", "delete"])).code(), 2, "a script has to say that it means it");
+    assert_eq!(tenant.vms().len(), 19);
     tenant.home.run(&tenant.args(&["--yes", "delete"])).ok();
     let left: Vec<Value> = tenant.vms().iter().map(|vm| vm["name"].clone()).collect();
     assert_eq!(left, ["alone"], "what is of no project stays");

@@ -71,8 +71,10 @@ pub fn delete(context: &Context, args: &FileArgs) -> Outcome {
     let changes: Vec<_> =
         plan::of(&project.name, &vms).map(|vm| plan::removal(vm, "its project is taken down")).collect();
     let plan = Plan { project: project.name.clone(), changes, cost: BTreeMap::new(), problems: Vec::new() };
-    if !context.is_json() && !plan.changes.is_empty() {
-        context.say(plan.text().trim_end());
+    if !plan.changes.is_empty() {
+        if !context.is_json() {
+            context.say(plan.text().trim_end());
+        }
         let question = format!("destroy {} VMs with their disks?", plan.changes.len());
         if !context.confirm_for_good(&question)? {
             return crate::context::left_alone(context);

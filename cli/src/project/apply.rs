@@ -149,16 +149,25 @@ impl Work<'_> {
                     ));
                     return Ok(vm);
                 }
-                Err(fault) if fault.code == ErrorCode::InvalidRequest => return Err(fault),
+                // The file's fault, or somebody has taken the name since: nobody else would do better.
+                Err(fault) if matches!(fault.code, ErrorCode::InvalidRequest | ErrorCode::VmExists) => {
+                    return Err(fault);
+                }
                 Err(fault) => fault,
             };
             self.context.say(format!("{name}: not at {}: {}", peer.short(), last.message));
             offers.borrow_mut().refuse(wanted, peer);
-            // What is left of the try makes way for the next.
-            self.destroy(name.as_str()).await.or_else(|fault| match fault.code {
-                ErrorCode::NoSuchVm => Ok(()),
-                _ => Err(fault),
-            })?;
+            self.make_way(&request).await?;
+        }
+    }
+
+    /// Removes what is left of a try. What has its name by now and is not of the project is not ours to remove.
+    async fn make_way(&self, request: &CreateVm) -> Result<(), Fault> {
+        match self.node.vm(request.name.as_str()).await {
+            Ok(vm) if vm.project == request.project => self.destroy(&vm.id).await,
+            Ok(_) => Ok(()),
+            Err(fault) if fault.code == ErrorCode::NoSuchVm => Ok(()),
+            Err(fault) => Err(fault),
         }
     }
 
