@@ -16,9 +16,12 @@ pub const MENDED: Duration = Duration::from_secs(5);
 /// From a command to the kill, in milliseconds: a guest is made in two seconds, and boots in seven.
 const SOONEST: f64 = 20.0;
 const LATEST: f64 = 6_000.0;
-/// From when the guest's folder is there to the kill: image, disk and seed are made within some ten of them.
+/// From when the guest's folder or disk is there to the kill: image, disk and seed are made within some tens of them.
 const SOONEST_MADE: f64 = 0.2;
 const LATEST_MADE: f64 = 100.0;
+/// The seed is written within milliseconds of the disk.
+const LATEST_DISK: f64 = 30.0;
+const DISK: &str = "disk.qcow2";
 const LOOK: Duration = Duration::from_micros(100);
 
 /// What a kill met, and how it ended.
@@ -34,31 +37,72 @@ pub struct Killed {
     pub amiss: Option<String>,
 }
 
-/// When it was killed: so long after the command began, or after a new guest's folder was there.
+/// What a kill waits for, from the coarsest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    Command,
+    /// A new guest's folder is there.
+    Folder,
+    /// Its disk is.
+    Disk,
+}
+
+impl Mark {
+    const ALL: [(Mark, &str); 3] = [(Mark::Command, "command"), (Mark::Folder, "folder"), (Mark::Disk, "disk")];
+
+    fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(mark, _)| *mark == self).map_or("command", |(_, name)| name)
+    }
+    /// In files of before there were three: whether the folder was waited for.
+    fn of(killed: &Value) -> Mark {
+        let named = Self::ALL.into_iter().find(|(_, name)| killed["mark"] == *name);
+        let made = if killed["made"] == true { Mark::Folder } else { Mark::Command };
+        named.map_or(made, |(mark, _)| mark)
+    }
+    fn range(self) -> (f64, f64) {
+        match self {
+            Mark::Command => (SOONEST, LATEST),
+            Mark::Folder => (SOONEST_MADE, LATEST_MADE),
+            Mark::Disk => (SOONEST_MADE, LATEST_DISK),
+        }
+    }
+}
+
+/// When it was killed: so long after the mark.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    pub made: bool,
+    pub mark: Mark,
     pub after: Duration,
 }
 
 impl Moment {
     /// Any, evenly over the orders of magnitude.
     fn any(dice: &mut ChaCha8Rng, command: &str) -> Moment {
-        let made = command == "create" && dice.next_u32().is_multiple_of(3);
-        let (soonest, latest) = if made { (SOONEST_MADE, LATEST_MADE) } else { (SOONEST, LATEST) };
+        let mark = match dice.next_u32() % 4 {
+            0 if command == "create" => Mark::Folder,
+            1 if command == "create" => Mark::Disk,
+            _ => Mark::Command,
+        };
+        let (soonest, latest) = mark.range();
         let after = Duration::from_secs_f64(soonest * f64::powf(latest / soonest, share(dice)) / 1000.0);
-        Moment { made, after }
+        Moment { mark, after }
     }
     /// A quarter sooner or later, as two guests are never made in the same time.
     fn near(self, dice: &mut ChaCha8Rng) -> Moment {
         Moment { after: self.after.mul_f64(0.75 + 0.5 * share(dice)), ..self }
     }
+    fn is_reached(self, provider: &Home, before: &BTreeSet<String>) -> bool {
+        let disk = |id: &String| provider.path().join("vms").join(id).join(DISK).exists();
+        match self.mark {
+            Mark::Command => true,
+            Mark::Folder => !disks(provider).is_subset(before),
+            Mark::Disk => disks(provider).difference(before).any(disk),
+        }
+    }
     fn await_it(self, provider: &Home, before: &BTreeSet<String>) {
-        if self.made {
-            let deadline = Instant::now() + Duration::from_secs_f64(LATEST / 1000.0);
-            while disks(provider).is_subset(before) && Instant::now() < deadline {
-                std::thread::sleep(LOOK);
-            }
+        let deadline = Instant::now() + Duration::from_secs_f64(LATEST / 1000.0);
+        while !self.is_reached(provider, before) && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
         }
         std::thread::sleep(self.after);
     }
@@ -68,7 +112,7 @@ impl Killed {
     pub fn to_json(&self) -> Value {
         let mended_ms = self.mended.as_millis() as u64;
         json!({
-            "command": self.command, "made": self.moment.made, "after_us": self.moment.after.as_micros() as u64,
+            "command": self.command, "mark": self.moment.mark.name(), "after_us": self.moment.after.as_micros() as u64,
             "steps": self.steps, "mended_ms": mended_ms, "amiss": self.amiss,
         })
     }
@@ -86,7 +130,7 @@ impl Aims {
     pub fn learn(&mut self, killed: &Value) {
         let (command, after) = (killed["command"].as_str(), killed["after_us"].as_u64());
         let Some((command, after)) = command.zip(after) else { return };
-        let moment = Moment { made: killed["made"] == true, after: Duration::from_micros(after) };
+        let moment = Moment { mark: Mark::of(killed), after: Duration::from_micros(after) };
         for step in killed["steps"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             self.met.entry(step.to_owned()).or_default().push((command.to_owned(), moment));
         }
@@ -99,7 +143,10 @@ impl Aims {
         let aimed = |step: &String| self.aimed.get(step).copied().unwrap_or(0);
         let (rarest, met) = self.met.iter().min_by_key(|(step, met)| met.len() + aimed(step))?;
         *self.aimed.entry(rarest.clone()).or_default() += 1;
-        let (command, moment) = &met[dice.next_u32() as usize % met.len()];
+        // The nearest mark says best when the step is done.
+        let nearest = met.iter().map(|(_, moment)| moment.mark).max()?;
+        let met: Vec<_> = met.iter().filter(|(_, moment)| moment.mark == nearest).collect();
+        let (command, moment) = met[dice.next_u32() as usize % met.len()];
         Some((command.clone(), moment.near(dice)))
     }
 }
