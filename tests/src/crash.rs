@@ -16,12 +16,13 @@ pub const MENDED: Duration = Duration::from_secs(5);
 /// From a command to the kill, in milliseconds: a guest is made in two seconds, and boots in seven.
 const SOONEST: f64 = 20.0;
 const LATEST: f64 = 6_000.0;
-/// From when the guest's folder or disk is there to the kill: image, disk and seed are made within some tens of them.
+/// From when the guest's folder is there to the kill: disk and seed are made within some tens of them.
 const SOONEST_MADE: f64 = 0.2;
 const LATEST_MADE: f64 = 100.0;
-/// The seed is written within milliseconds of the disk.
-const LATEST_DISK: f64 = 30.0;
-const DISK: &str = "disk.qcow2";
+/// The ISO of its files is made within some milliseconds.
+const LATEST_SEED: f64 = 20.0;
+/// Where the files of a guest's seed are gathered, and what is made of them.
+const SEED: [&str; 2] = [".seed-", "seed.iso"];
 const LOOK: Duration = Duration::from_micros(100);
 
 /// What a kill met, and how it ended.
@@ -43,12 +44,12 @@ pub enum Mark {
     Command,
     /// A new guest's folder is there.
     Folder,
-    /// Its disk is.
-    Disk,
+    /// Its seed is being made.
+    Seed,
 }
 
 impl Mark {
-    const ALL: [(Mark, &str); 3] = [(Mark::Command, "command"), (Mark::Folder, "folder"), (Mark::Disk, "disk")];
+    const ALL: [(Mark, &str); 3] = [(Mark::Command, "command"), (Mark::Folder, "folder"), (Mark::Seed, "seed")];
 
     fn name(self) -> &'static str {
         Self::ALL.into_iter().find(|(mark, _)| *mark == self).map_or("command", |(_, name)| name)
@@ -63,7 +64,7 @@ impl Mark {
         match self {
             Mark::Command => (SOONEST, LATEST),
             Mark::Folder => (SOONEST_MADE, LATEST_MADE),
-            Mark::Disk => (SOONEST_MADE, LATEST_DISK),
+            Mark::Seed => (SOONEST_MADE, LATEST_SEED),
         }
     }
 }
@@ -80,7 +81,7 @@ impl Moment {
     fn any(dice: &mut ChaCha8Rng, command: &str) -> Moment {
         let mark = match dice.next_u32() % 4 {
             0 if command == "create" => Mark::Folder,
-            1 if command == "create" => Mark::Disk,
+            1 if command == "create" => Mark::Seed,
             _ => Mark::Command,
         };
         let (soonest, latest) = mark.range();
@@ -92,11 +93,16 @@ impl Moment {
         Moment { after: self.after.mul_f64(0.75 + 0.5 * share(dice)), ..self }
     }
     fn is_reached(self, provider: &Home, before: &BTreeSet<String>) -> bool {
-        let disk = |id: &String| provider.path().join("vms").join(id).join(DISK).exists();
+        let seed = |id: &String| {
+            let files = std::fs::read_dir(provider.path().join("vms").join(id)).into_iter().flatten().flatten();
+            files
+                .map(|file| file.file_name())
+                .any(|file| SEED.iter().any(|name| file.to_string_lossy().starts_with(name)))
+        };
         match self.mark {
             Mark::Command => true,
             Mark::Folder => !disks(provider).is_subset(before),
-            Mark::Disk => disks(provider).difference(before).any(disk),
+            Mark::Seed => disks(provider).difference(before).any(seed),
         }
     }
     fn await_it(self, provider: &Home, before: &BTreeSet<String>) {
