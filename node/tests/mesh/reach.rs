@@ -278,8 +278,12 @@ async fn punched(listen: &str, seed: u8) {
     drop(old);
     // What is asked over it meanwhile is answered, too, though only by the other connection.
     let closed = async {
+        // As fast as a peer may ask.
+        let mut turns = tokio::time::interval(Duration::from_secs(1).div_f64(limits::REQUEST_RATE));
+        turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut after = 0;
         while after < 10 {
+            turns.tick().await;
             let rpc = client.mesh.send(id, b"still here".to_vec()).await.unwrap();
             assert_eq!(client.answer_to(rpc).await, Ok(b"still here".to_vec()));
             after += u32::from(far.metrics().relayed_closed + client.mesh.metrics().relayed_closed > before);
