@@ -141,19 +141,30 @@ impl Aims {
             self.met.entry(step.to_owned()).or_default().push((command.to_owned(), moment));
         }
     }
-    /// A command, and how long after it.
-    fn next(&mut self, dice: &mut ChaCha8Rng) -> Option<(String, Moment)> {
+    /// A command, and how long after it, where that is known.
+    fn next(&mut self, dice: &mut ChaCha8Rng) -> Option<(String, Option<Moment>)> {
         if dice.next_u32().is_multiple_of(3) {
             return None;
         }
         let aimed = |step: &String| self.aimed.get(step).copied().unwrap_or(0);
         let (rarest, met) = self.met.iter().min_by_key(|(step, met)| met.len() + aimed(step))?;
         *self.aimed.entry(rarest.clone()).or_default() += 1;
-        // The nearest mark says best when the step is done.
-        let nearest = met.iter().map(|(_, moment)| moment.mark).max()?;
-        let met: Vec<_> = met.iter().filter(|(_, moment)| moment.mark == nearest).collect();
-        let (command, moment) = met[dice.next_u32() as usize % met.len()];
-        Some((command.clone(), moment.near(dice)))
+        let command = command_of(rarest);
+        // What another command met was left to it by an earlier kill. The nearest mark says best when the step is done.
+        let own = || met.iter().filter(|(by, _)| by == command).map(|(_, moment)| *moment);
+        let nearest = own().map(|moment| moment.mark).max();
+        let moments: Vec<Moment> = own().filter(|moment| Some(moment.mark) == nearest).collect();
+        let moment = (!moments.is_empty()).then(|| moments[dice.next_u32() as usize % moments.len()].near(dice));
+        Some((command.to_owned(), moment))
+    }
+}
+
+/// The command that makes such a job.
+fn command_of(step: &str) -> &str {
+    match step.split(':').next().unwrap_or(step) {
+        "provision" => "create",
+        "remove" => "destroy",
+        job => job,
     }
 }
 
@@ -176,7 +187,7 @@ pub fn suffer(bundle: &Path, seed: u64, kills: u32, aims: &mut Aims, mut told: i
         let there = disks(&provider);
         let wanted = aim.as_ref().map(|(command, _)| command.as_str());
         let (command, mut child) = act(&tenant, &mut dice, &mut names, wanted);
-        let aimed = aim.filter(|(wanted, _)| *wanted == command).map(|(_, moment)| moment);
+        let aimed = aim.filter(|(wanted, _)| *wanted == command).and_then(|(_, moment)| moment);
         let moment = aimed.unwrap_or_else(|| Moment::any(&mut dice, command));
         let before = counted_on(&tenant);
         moment.await_it(&provider, &there);
