@@ -3,8 +3,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 mod args;
 mod commands;
+mod completing;
 mod context;
 mod failure;
+mod help;
 mod output;
 mod project;
 mod start;
@@ -15,13 +17,18 @@ use std::process::ExitCode;
 
 /// The whole command line, for the help, the manual pages and the completions.
 pub fn command() -> clap::Command {
-    args::Cli::command()
+    help::complete(args::Cli::command())
 }
 
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
     // Read before the rest can be, so that even a wrong command line is answered in the form asked for.
     let early = usage::Early::read(&words);
+    match completing::answer(&words) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => return usage::answer(&error, &early),
+    }
     let parsed = command()
         .color(early.clap_color())
         .try_get_matches_from(words)

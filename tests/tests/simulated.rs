@@ -70,6 +70,47 @@ fn a_vm_lives_through_every_lifecycle_command() {
     });
 }
 
+/// What bash offers behind these words, by the script that it is given.
+fn offered(home: &Home, words: &[&str]) -> Vec<String> {
+    let line = "source <(golemnode completions bash); COMP_WORDS=(golemnode \"$@\"); COMP_CWORD=$#; \
+                _clap_complete_golemnode golemnode \"${!#}\" ''; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let binary = tests::golemnode();
+    let path = format!("{}:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.args(["-c", line, "bash"]).args(words).env("PATH", path).env("GOLEMNODE_HOME", home.path());
+    let output = bash.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_completes_what_there_is() {
+    let (p, r) = (provider_home(), Home::new());
+    assert_eq!(offered(&r, &["vm", "info", "w"]), [""], "nothing, and no node is started for it");
+    assert!(!r.path().join("api.sock").exists());
+    assert_eq!(offered(&r, &["vm", "sus"]), ["suspend"]);
+    let provider = p.node(&PROVIDE);
+    let _node = r.node(&["--network", "test", "--bootstrap", &provider.addr()]);
+    let on_the_board = || (!r.json(&["provider", "list", "--isolation", "any"]).as_array()?.is_empty()).then_some(());
+    eventually("an offer is heard of", PATIENCE, on_the_board);
+    assert_eq!(offered(&r, &["vm", "create", "db", "--provider", "12"]), [provider.peer_id()]);
+    r.json(&CREATE);
+    r.run(&["key", "generate", "laptop"]).ok();
+    for words in
+        [&["vm", "info", "w"][..], &["vm", "key", "list", "w"], &["vm", "ssh-config", "w"], &["vm", "ssh", "w"]]
+    {
+        assert_eq!(offered(&r, words), ["web"], "{words:?}");
+    }
+    assert_eq!(offered(&r, &["vm", "create", "w"]), [""], "a new name is nobody else's");
+    assert_eq!(offered(&r, &["vm", "create", "db", "--ssh-key", "lap"]), ["laptop"]);
+    assert!(offered(&r, &["vm", "copy", "w"]).contains(&"web:".to_owned()));
+    let lease = r.json(&["vm", "info", "web"])["lease"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(offered(&r, &["lease", "show", ""]).first(), Some(&lease));
+    let elsewhere = Home::new();
+    let home = format!("--home={}", r.path().display());
+    assert_eq!(offered(&elsewhere, &[&home, "vm", "info", "w"]), ["web"]);
+}
+
 #[test]
 fn what_a_create_usually_takes_is_said_before_the_next_also_by_a_later_node() {
     let (p, r) = (provider_home(), Home::new());

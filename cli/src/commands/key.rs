@@ -24,7 +24,7 @@ pub enum KeyCommand {
 
 /// A name that is also a file's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct KeyName(String);
+pub struct KeyName(pub String);
 
 impl FromStr for KeyName {
     type Err = Fault;
@@ -43,8 +43,8 @@ impl FromStr for KeyName {
 }
 
 #[derive(Debug, Serialize)]
-struct KeyView {
-    name: KeyName,
+pub struct KeyView {
+    pub name: KeyName,
     public_key: String,
     identity_file: PathBuf,
 }
@@ -112,7 +112,7 @@ fn public_path(private: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn list(home: &Home) -> Result<Vec<KeyView>, Fault> {
+pub fn list(home: &Home) -> Result<Vec<KeyView>, Fault> {
     let dir = folder(home);
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,

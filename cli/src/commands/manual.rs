@@ -7,9 +7,7 @@ use serde::Serialize;
 use std::path::Path;
 
 pub fn completions(shell: clap_complete::Shell) -> Outcome {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut crate::command(), "golemnode", &mut text);
-    output::print(&String::from_utf8_lossy(&text))?;
+    output::print(&crate::completing::script(shell)?)?;
     Ok(0)
 }
 

@@ -9,10 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 #[derive(Args)]
-#[command(after_help = "Examples:\n  golemnode vm copy notes.txt web:\n  golemnode vm copy -- site web:/var/www\n  \
-                        golemnode vm copy web:/var/log/syslog web:/etc/hosts .\n  \
-                        tar c src | golemnode vm copy - web:src.tar\n\n\
-                        Directories are copied whole; modes and times are kept.")]
+#[command(after_help = "Directories are copied whole; modes and times are kept.")]
 pub struct CopyArgs {
     /// What: files and directories of this machine, or NAME:PATH of one VM; - for stdin
     #[arg(required = true, value_name = "SRC")]

@@ -7,6 +7,7 @@ use node::api::types::{VmSsh, VmView};
 use node::ssh::SshDir;
 use protocol::{ErrorCode, Fault};
 use serde::Serialize;
+use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,6 +25,12 @@ pub struct SshArgs {
 pub struct ExecArgs {
     /// Its name or id
     name: String,
+    /// With a terminal in the guest, also when this is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    tty: bool,
+    /// Without one, also when this is a terminal
+    #[arg(short = 'T', long)]
+    no_tty: bool,
     /// The command and its arguments, which reach the guest as they are
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
@@ -38,12 +45,24 @@ pub fn ssh(context: &Context, args: SshArgs) -> Outcome {
     Err(become_it(command))
 }
 
-/// A command, word by word, without a terminal and without a question.
+impl ExecArgs {
+    /// As ssh takes it; unless told, what is run from a terminal has one.
+    fn terminal(&self) -> &'static str {
+        let here = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        match (self.tty, self.no_tty, here) {
+            (true, _, _) => "-tt",
+            (_, true, _) | (_, _, false) => "-T",
+            _ => "-t",
+        }
+    }
+}
+
+/// A command, word by word, and without a question.
 pub fn exec(context: &Context, args: ExecArgs) -> Outcome {
     let (vm, ssh) = reachable(context, &args.name).map_err(ours)?;
     let mut command = client("ssh", context, &vm, &ssh).map_err(ours)?;
     let words: Vec<String> = args.command.iter().map(|word| quoted(word)).collect();
-    command.args(["-T", "-o", "BatchMode=yes", "--", &ssh.host_alias, &words.join(" ")]);
+    command.args([args.terminal(), "-o", "BatchMode=yes", "--", &ssh.host_alias, &words.join(" ")]);
     Err(become_it(command))
 }
 
