@@ -68,6 +68,7 @@ L
         cat <<'L'
 openssh-server sshd
 rsync          rsync
+ansible-core   ansible-playbook
 cloud-init     cloud-init
 python3        python3
 libxml2-utils  xmllint

@@ -1,4 +1,5 @@
 //! The main job with a real guest: libvirt's embedded driver, QEMU, OpenSSH.
+mod clients;
 mod copying;
 mod debian;
 mod failover;
