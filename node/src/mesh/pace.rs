@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_millis(100);
 /// What is not used is kept for so long: a page of the board, or a dozen questions at once.
 const SAVED: Duration = Duration::from_millis(200);
-/// … and what callers do not use for so long: a crowd that comes all at once after a quiet moment, some hundred handshakes.
-/// Who calls all along saves nothing.
-const SAVED_BY_CALLERS: Duration = Duration::from_secs(1);
+/// … and what callers do not use for so long: a crowd that comes all at once after a quiet moment, some two hundred
+/// handshakes. They stand in nobody's way (`paced`), and who calls all along saves nothing.
+const SAVED_BY_CALLERS: Duration = Duration::from_secs(2);
 /// What a turn is thought to take until it has been taken. Who waits books it, so that those who wait for the same
 /// account come one after the other.
 const TURN: Duration = Duration::from_micros(300);
@@ -236,9 +236,9 @@ mod tests {
     #[test]
     fn callers_save_up_for_a_crowd_and_no_more() {
         assert_eq!(at_once(MILLI * 10), 1);
-        assert_eq!(at_once(SAVED_BY_CALLERS / 2), 25);
-        assert_eq!(at_once(SAVED_BY_CALLERS), 50);
-        assert_eq!(at_once(Duration::from_secs(3600)), 50);
+        assert_eq!(at_once(SAVED_BY_CALLERS / 2), 50);
+        assert_eq!(at_once(SAVED_BY_CALLERS), 100);
+        assert_eq!(at_once(Duration::from_secs(3600)), 100);
     }
 
     proptest! {

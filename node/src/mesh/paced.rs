@@ -7,25 +7,63 @@
 //! ```
 //! The library says nothing of whose task it gives to the executor. But it asks the guard about each connection just
 //! before, in the same turn.
+//!
+//! Handshakes have a thread of their own besides, which the kernel runs after all others: two hundred who call in the
+//! same moment take what is left of the processor, and no question of those who are there waits behind them.
 use super::pace::{Accounts, Payer};
 use futures::future::BoxFuture;
 use libp2p::swarm::Executor;
+use rustix::process::setpriority_process;
 use rustix::time::{ClockId, clock_gettime};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::runtime::{self, Runtime};
 use tokio::time::Sleep;
 
 /// What is built for debugging takes several times as long for the same.
 const SLOWNESS: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
 
+/// Of the thread that shakes hands: where both want a core, it has a tenth of it (`sched(7)`: 110 of 1024).
+const NICENESS: i32 = 10;
+
 #[derive(Clone)]
 pub struct Pacer {
     /// None: nobody waits.
     accounts: Option<Arc<Mutex<Accounts>>>,
+    /// None: they are shaken where everything else is done.
+    handshakes: Option<Arc<Aside>>,
     next: Arc<Mutex<Option<Arc<Seat>>>>,
+}
+
+/// A thread of less importance, for as long as somebody has this.
+struct Aside(Option<Runtime>);
+
+impl Aside {
+    fn new() -> std::io::Result<Self> {
+        let mut runtime = runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).thread_name("handshakes").on_thread_start(|| {
+            // Of this thread alone. Where it is forbidden, it is as important as the others.
+            let _ = setpriority_process(None, NICENESS);
+        });
+        Ok(Aside(Some(runtime.enable_all().build()?)))
+    }
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(task);
+        }
+    }
+}
+
+impl Drop for Aside {
+    /// Waiting for it is not allowed in a task, and nothing of it matters any more.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A task's place at the table. Its owner may let it go free while it runs.
@@ -38,11 +76,13 @@ pub struct Seat {
 impl Pacer {
     pub fn new() -> Self {
         let accounts = Arc::new(Mutex::new(Accounts::new(Instant::now())));
-        Pacer { accounts: Some(accounts), next: Arc::default() }
+        let handshakes =
+            Aside::new().map(Arc::new).inspect_err(|error| tracing::warn!(%error, "no thread for handshakes"));
+        Pacer { accounts: Some(accounts), handshakes: handshakes.ok(), next: Arc::default() }
     }
     /// For nodes by the hundred in one process, which have a processor together.
     pub fn boundless() -> Self {
-        Pacer { accounts: None, next: Arc::default() }
+        Pacer { accounts: None, handshakes: None, next: Arc::default() }
     }
 
     /// The next task to be run is paid for by this one.
@@ -61,10 +101,16 @@ impl Pacer {
 
 impl Executor for Pacer {
     fn exec(&self, task: BoxFuture<'static, ()>) {
-        match locked(&self.next).take() {
-            Some(seat) => tokio::spawn(Paced { task, seat, turn: None }),
-            None => tokio::spawn(task),
+        let seat = locked(&self.next).take();
+        let Some(seat) = seat else {
+            tokio::spawn(task);
+            return;
         };
+        let (payer, paced) = (seat.payer, Paced { task, seat, turn: None });
+        match self.handshakes.as_ref().filter(|_| payer == Payer::Callers) {
+            Some(aside) => aside.spawn(paced),
+            None => drop(tokio::spawn(paced)),
+        }
     }
 }
 
