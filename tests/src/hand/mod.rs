@@ -3,6 +3,7 @@
 pub mod attack;
 pub mod frames;
 pub mod honest;
+pub mod liar;
 mod streams;
 
 pub use streams::{Asked, Opened};

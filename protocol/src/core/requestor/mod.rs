@@ -15,6 +15,7 @@ mod past;
 mod receipts;
 mod release;
 mod renewing;
+mod silent;
 mod smaller;
 mod tenancy;
 
@@ -210,6 +211,8 @@ struct Work {
     looked: Timestamp,
     /// Since when more is looked for than was found: all that was found is out, which was so many.
     more_since: Option<(Timestamp, usize)>,
+    /// Its user has been told that nobody but a silent provider is left.
+    waits_for_silent: bool,
     rpc: Option<u64>,
     sent: Timestamp,
     /// When to act next if nothing comes before.

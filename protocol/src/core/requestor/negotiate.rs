@@ -191,16 +191,10 @@ impl Requestor {
             return false;
         }
         let Some(rental) = self.rentals.get(&id) else { return false };
-        let (me, work) = (ctx.me(), &self.work[&id]);
-        let is_new = |peer: PeerId| {
-            let out = rental.tried.iter().any(|(tried, _)| *tried == peer) || work.shaky.contains_key(&peer);
-            peer != me && !out && quotes.iter().all(|quote| quote.provider != peer)
-        };
-        let named = |peer: PeerId| rental.provider.is_none_or(|wanted| wanted == peer);
-        let others: Vec<&Entry> = board
-            .query(ctx.now, &rental.query)
-            .filter(|entry| is_new(entry.advert.provider) && named(entry.advert.provider))
-            .collect();
+        let work = &self.work[&id];
+        let is_new =
+            |peer: PeerId| !work.shaky.contains_key(&peer) && quotes.iter().all(|quote| quote.provider != peer);
+        let others: Vec<&Entry> = fitting(ctx, board, rental).filter(|entry| is_new(entry.advert.provider)).collect();
         let some = !others.is_empty();
         if some {
             self.ask_for_quotes(ctx, id, others);
@@ -211,13 +205,6 @@ impl Requestor {
     /// Whom to ask: who is new first, then who said lately that it is full, and at last who did not answer, after a pause.
     fn candidates<'a>(&mut self, ctx: &mut Ctx, board: &'a Board, id: CreateId) -> Result<Vec<&'a Entry>, Instead> {
         let Some(rental) = self.rentals.get(&id) else { return Err(Instead::Wait(ctx.now)) };
-        let me = ctx.me();
-        let fitting: Vec<&Entry> = board
-            .query(ctx.now, &rental.query)
-            .filter(|entry| entry.advert.provider != me)
-            .filter(|entry| rental.provider.is_none_or(|wanted| wanted == entry.advert.provider))
-            .filter(|entry| rental.tried.iter().all(|(tried, _)| *tried != entry.advert.provider))
-            .collect();
         let (wanted, named) = (rental.spec.resources, rental.provider.is_some());
         let experience = &self.experience;
         let is_full = |entry: &&Entry| {
@@ -226,7 +213,7 @@ impl Requestor {
         };
         let work = self.work.entry(id).or_default();
         let (shaky, rest): (Vec<&Entry>, Vec<&Entry>) =
-            fitting.into_iter().partition(|entry| work.shaky.contains_key(&entry.advert.provider));
+            fitting(ctx, board, rental).partition(|entry| work.shaky.contains_key(&entry.advert.provider));
         let (full, fresh): (Vec<&Entry>, Vec<&Entry>) = rest.into_iter().partition(is_full);
         let tries_left = rental.tried.len() < MAX_TRIES;
         if !fresh.is_empty() && rental.tried.len() + work.shaky.len() < MAX_TRIES {
@@ -558,6 +545,17 @@ impl Requestor {
         self.work.entry(id).or_default().rpc = None;
         self.discover(ctx, board, id);
     }
+}
+
+/// Who offers what this one wants and has not been turned to in vain.
+pub(super) fn fitting<'a>(ctx: &Ctx, board: &'a Board, rental: &Rental) -> impl Iterator<Item = &'a Entry> {
+    let me = ctx.me();
+    let may_be = move |peer: PeerId| {
+        peer != me
+            && rental.provider.is_none_or(|wanted| wanted == peer)
+            && rental.tried.iter().all(|(tried, _)| *tried != peer)
+    };
+    board.query(ctx.now, &rental.query).filter(move |entry| may_be(entry.advert.provider))
 }
 
 /// Sets a mark once: a second try does not restart the clock of a stage that has ended.

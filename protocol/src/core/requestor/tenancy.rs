@@ -114,6 +114,7 @@ impl Requestor {
                     rental.fault = rental.fault.take().filter(|_| said_why).or(Some(fault));
                 }
                 ctx.effect(Effect::Rental(id));
+                self.give_up_silent(ctx, board, id);
             }
         }
     }

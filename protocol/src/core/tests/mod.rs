@@ -10,6 +10,7 @@ mod relief;
 mod renting;
 mod revoking;
 mod shards;
+mod silent;
 mod smaller;
 mod strangers;
 mod unused;

@@ -88,7 +88,7 @@ fn start(
     agree(node, asked[0].0, (started_at, ends_at), said)
 }
 /// From the first provider's quote on.
-fn agree(
+pub fn agree(
     node: &mut Node,
     quote_rpc: u64,
     (started_at, ends_at): (Timestamp, Timestamp),
@@ -117,7 +117,7 @@ fn agree(
     let effects = answer(node, *rpc, Response::Active { active, status: said(lease_id) });
     (lease_id, effects)
 }
-fn status(lease_id: LeaseId, revision: u64, vm: VmPhase) -> LeaseStatus {
+pub fn status(lease_id: LeaseId, revision: u64, vm: VmPhase) -> LeaseStatus {
     let guest_user = "root".parse().unwrap();
     LeaseStatus {
         lease_id,
