@@ -178,6 +178,11 @@ pub trait Backend: Send + Sync {
     async fn resume(&self, _id: LeaseId) -> Result<(), Fault> {
         Err(cannot(&self.kind(), "resume a VM"))
     }
+    /// Gives one that is off another size, from its next start on. The disk is never made smaller: where that is asked
+    /// for, it stays as it is. What it has in the end, `get` says.
+    async fn scale(&self, _id: LeaseId, _to: Resources) -> Result<(), Fault> {
+        Err(cannot(&self.kind(), "give a VM another size"))
+    }
     /// Removes the VM and everything that was made for it. Destroying what is not there is no fault.
     async fn destroy(&self, id: LeaseId) -> Result<(), Fault>;
 

@@ -289,6 +289,23 @@ impl Backend for MemoryBackend {
         self.change(id, &[PowerState::Suspended], PowerState::Running, "resumed").await
     }
 
+    async fn scale(&self, id: LeaseId, to: Resources) -> Result<(), Fault> {
+        self.pause().await;
+        let mut state = self.lock();
+        let free = state.free();
+        let vm = state.vms.get_mut(&id).ok_or_else(|| no_such_vm(id))?;
+        if vm.state != PowerState::Stopped {
+            return Err(wrong_state(id, &vm.state, "scaled"));
+        }
+        let to = Resources { disk_gib: to.disk_gib.max(vm.resources.disk_gib), ..to };
+        let free = free.plus(vm.resources);
+        if !(Resources { cpus: 0, ..to }).fits_in(free) {
+            return Err(Fault::new(ErrorCode::Exhausted, format!("asked for {to}, but only {free} are free")));
+        }
+        vm.resources = to;
+        Ok(())
+    }
+
     async fn destroy(&self, id: LeaseId) -> Result<(), Fault> {
         {
             let mut state = self.lock();

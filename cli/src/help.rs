@@ -18,7 +18,7 @@ const ROOT: Groups = &[
 ];
 const VM: Groups = &[
     ("Rent, keep and give back", &["create", "list", "info", "wait", "renew", "rename", "destroy"]),
-    ("Run", &["start", "stop", "restart", "suspend", "resume"]),
+    ("Run", &["start", "stop", "restart", "suspend", "resume", "scale"]),
     ("Log in", &["ssh", "exec", "key", "ssh-config", "logs"]),
     ("Move data", &["copy", "forward", "proxy"]),
     ("More", &["help"]),

@@ -11,7 +11,7 @@
 use crate::error::Fault;
 use crate::message::{PowerAction, VmPhase};
 use crate::names::{ActId, LeaseId};
-use crate::units::Timestamp;
+use crate::units::{Resources, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -42,6 +42,12 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    pub fn scales_to(self) -> Option<Resources> {
+        match self {
+            JobKind::Power(PowerAction::Scale(to)) => Some(to),
+            _ => None,
+        }
+    }
     pub fn word(self) -> &'static str {
         match self {
             JobKind::Provision => "provision",
@@ -50,6 +56,7 @@ impl JobKind {
             JobKind::Power(PowerAction::Restart) => "restart",
             JobKind::Power(PowerAction::Suspend) => "suspend",
             JobKind::Power(PowerAction::Resume) => "resume",
+            JobKind::Power(PowerAction::Scale(_)) => "scale",
             JobKind::Remove => "remove",
         }
     }
@@ -111,6 +118,8 @@ pub enum JobReport {
     Done(VmPhase),
     /// It did not work, and the VM stands there now.
     Failed { phase: VmPhase, fault: Fault },
+    /// The same of another size: what it has now. A disk that was grown stays so.
+    NotScaled { phase: VmPhase, fault: Fault, has: Resources },
 }
 
 /// What the hypervisor has, whoever asked for it.

@@ -119,12 +119,19 @@ pub struct LeaseRow {
     /// When it is stopped, unless its tenant uses it before. None once that one has.
     #[serde(default)]
     pub unused_until: Option<Timestamp>,
+    /// While it is given another size: of the old one and the new the larger.
+    #[serde(default)]
+    pub scaling: Option<Resources>,
 }
 
 impl LeaseRow {
     /// Whether its capacity is taken.
     pub fn counts(&self) -> bool {
         self.vm != VmPhase::Gone
+    }
+    /// What is let with it.
+    pub fn takes(&self) -> Resources {
+        self.scaling.unwrap_or(self.spec.resources)
     }
     /// When it is stopped because nobody has ever used it.
     pub fn unused_at(&self) -> Option<Timestamp> {
@@ -141,6 +148,7 @@ impl LeaseRow {
             active: self.active.clone(),
             receipt: None,
             credit_ends: None,
+            resources: Some(self.spec.resources),
         }
     }
     pub fn document(&self, network: &Network) -> LeaseDocument {
@@ -261,7 +269,7 @@ impl Ledger {
             sums.next_lapse = self.tombstones.values().copied().min();
             for row in self.leases.values() {
                 if row.counts() {
-                    sums.taken = sums.taken.plus(row.spec.resources);
+                    sums.taken = sums.taken.plus(row.takes());
                     sums.vms += 1;
                 }
                 gone += usize::from(is_gone(row));
@@ -298,6 +306,37 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether this one may have so much, beside what is let to others.
+    pub fn may_grow(&self, now: Timestamp, row: &LeaseRow, to: Resources) -> Result<(), Refusal> {
+        let free = self.free().plus(row.takes());
+        if to.fits_in(free) {
+            return Ok(());
+        }
+        let ever = to.fits_in(self.capacity.total);
+        let retry_after_s = ever.then(|| self.again_after(now, |other| other.lease_id != row.lease_id));
+        Err(Refusal::Exhausted { asked: to, free, retry_after_s })
+    }
+
+    /// Whether the tier of these (one party's keys) has room for it. What is held for them must not be more, too.
+    pub fn may_grow_in_tier(
+        &self,
+        now: Timestamp,
+        peers: &[PeerId],
+        tier: Tier,
+        row: &LeaseRow,
+        to: Resources,
+    ) -> Result<(), Refusal> {
+        let (quota, used) = (tier.quota(), self.usage_of(peers));
+        let others = Usage { vms: used.vms.saturating_sub(1), resources: used.resources.minus(row.takes()) };
+        if quota.allows(others.plus(to)) {
+            return Ok(());
+        }
+        let ever = quota.allows(Usage::default().plus(to));
+        let of_others = |other: &LeaseRow| other.lease_id != row.lease_id && peers.contains(&other.requestor);
+        let retry_after_s = ever.then(|| self.again_after(now, of_others));
+        Err(Refusal::Quota { tier, used: others, asked: to, retry_after_s })
+    }
+
     /// When to ask again, in seconds, for what these have now. It is no promise: a lease may be given back at any time,
     /// so nobody is sent away for long.
     pub fn again_after(&self, now: Timestamp, of: impl Fn(&LeaseRow) -> bool) -> u32 {
@@ -317,7 +356,7 @@ impl Ledger {
     }
     fn leased_by(&self, peers: &[PeerId]) -> Usage {
         let rows = self.leases.values().filter(|row| row.counts() && peers.contains(&row.requestor));
-        rows.fold(Usage::default(), |used, row| used.plus(row.spec.resources))
+        rows.fold(Usage::default(), |used, row| used.plus(row.takes()))
     }
 
     /// Whether the tier of these (one party's keys) has room for it. What was held for them and not taken makes room, the

@@ -9,7 +9,7 @@ use crate::names::{ActId, CreateId, GuestUser, LeaseId, QuoteId};
 use crate::refusal::Refusal;
 use crate::shard::{ShardRequest, ShardResponse};
 use crate::spec::VmSpec;
-use crate::units::{Millis, Timestamp};
+use crate::units::{Millis, Resources, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub const VERSION: u8 = 1;
@@ -120,6 +120,8 @@ pub enum PowerAction {
     /// Its memory stays, and it does nothing until it is resumed.
     Suspend,
     Resume,
+    /// What it has from then on; what runs is started anew with it. A disk only grows.
+    Scale(Resources),
 }
 
 impl PowerAction {
@@ -130,6 +132,7 @@ impl PowerAction {
             PowerAction::Restart => "a restart",
             PowerAction::Suspend => "a suspension",
             PowerAction::Resume => "a resumption",
+            PowerAction::Scale(_) => "another size",
         }
     }
 }
@@ -168,6 +171,9 @@ pub struct LeaseStatus {
     /// The credit that it runs on ends soon.
     #[serde(default)]
     pub credit_ends: Option<Timestamp>,
+    /// What the VM has now: as quoted, or as it was scaled.
+    #[serde(default)]
+    pub resources: Option<Resources>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

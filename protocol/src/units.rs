@@ -207,6 +207,14 @@ impl Resources {
             self.disk_gib.0.saturating_add(other.disk_gib.0),
         )
     }
+    /// Of each the larger.
+    pub fn or_more(self, other: Resources) -> Resources {
+        Resources {
+            cpus: self.cpus.max(other.cpus),
+            memory_mib: self.memory_mib.max(other.memory_mib),
+            disk_gib: self.disk_gib.max(other.disk_gib),
+        }
+    }
     /// Saturates at zero.
     pub fn minus(self, other: Resources) -> Resources {
         Resources::new(

@@ -107,6 +107,7 @@ fn status() -> impl Strategy<Value = LeaseStatus> {
             active,
             credit_ends: receipt.as_ref().map(|_| Timestamp(revision)),
             receipt,
+            resources: (revision % 2 == 0).then_some(protocol::units::Resources::SMALL),
         },
     )
 }

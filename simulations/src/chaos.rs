@@ -140,6 +140,8 @@ fn act(scenario: &mut Scenario, action: Action, names: &mut u32) {
                 PowerAction::Restart,
                 PowerAction::Suspend,
                 PowerAction::Resume,
+                PowerAction::Scale(Resources::MEDIUM),
+                PowerAction::Scale(Resources::SMALL),
             ];
             let action = actions[scenario.world.dice.index(actions.len())];
             if let Some(id) = any_rental(scenario, node) {

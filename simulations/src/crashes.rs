@@ -12,7 +12,7 @@ use protocol::job::{FoundState, JobRow};
 use protocol::ledger::LeaseRow;
 use protocol::message::{LeaseStage, PowerAction, ProvisionStep};
 use protocol::names::{CreateId, LeaseId};
-use protocol::units::Millis;
+use protocol::units::{Millis, Resources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Something that a provider does.
@@ -34,6 +34,9 @@ pub struct Aim {
     pub when: When,
 }
 
+/// Another size than all have at first.
+const LARGER: Resources = Resources::new(2, 2048, 20);
+
 /// How often it died where.
 pub type Hits = BTreeMap<(Point, When), u64>;
 
@@ -46,7 +49,7 @@ pub fn point_of(effect: &Effect) -> Option<Point> {
         Effect::AbortJob(_) => ("begin", "an abort"),
         Effect::RunJob(order) => match order.work {
             Work::Provision(_) => ("begin", "provision"),
-            Work::Power { .. } => ("begin", "a switch"),
+            Work::Power { .. } | Work::Scale(_) => ("begin", "a switch"),
             Work::Remove => ("begin", "removal"),
         },
         _ => return None,
@@ -93,13 +96,14 @@ pub fn point_of_step(step: Step) -> Point {
         Step::Switch(PowerAction::Restart) => "restart",
         Step::Switch(PowerAction::Suspend) => "suspend",
         Step::Switch(PowerAction::Resume) => "resume",
+        Step::Resize { .. } | Step::Switch(PowerAction::Scale(_)) => "resize",
         Step::Remove => "remove",
     };
     ("hypervisor", what)
 }
 
 /// Everything that a lease goes through; a run aims at one of them, and then dies anywhere.
-pub const POINTS: [Point; 31] = [
+pub const POINTS: [Point; 32] = [
     ("say", "an answer"),
     ("say", "an advert"),
     ("begin", "an abort"),
@@ -128,6 +132,7 @@ pub const POINTS: [Point; 31] = [
     ("hypervisor", "start"),
     ("hypervisor", "stop"),
     ("hypervisor", "restart"),
+    ("hypervisor", "resize"),
     ("hypervisor", "suspend"),
     ("hypervisor", "resume"),
     ("hypervisor", "remove"),
@@ -196,13 +201,14 @@ fn bring_about(scenario: &mut Scenario, provider: NodeId, tenant: NodeId, names:
             scenario.destroy(tenant, id);
         }
         ("journal: expired", _) => scenario.run_for(61_000 + pause),
-        ("hypervisor", "start" | "stop" | "restart" | "suspend" | "resume")
+        ("hypervisor", "start" | "stop" | "restart" | "suspend" | "resume" | "resize")
         | ("begin", "a switch")
         | ("journal: active", "stopping" | "stopped" | "suspended") => {
             for action in [
                 PowerAction::Stop { force: true },
                 PowerAction::Start,
                 PowerAction::Restart,
+                PowerAction::Scale(LARGER),
                 PowerAction::Suspend,
                 PowerAction::Resume,
             ] {
@@ -226,7 +232,7 @@ fn create(scenario: &mut Scenario, tenant: NodeId, names: &mut u32, short: bool)
 fn act(scenario: &mut Scenario, tenants: &[NodeId], names: &mut u32) {
     let tenant = tenants[scenario.world.dice.index(tenants.len())];
     let ids: Vec<CreateId> = scenario.world.nodes[tenant].rentals().map(|rental| rental.create_id).collect();
-    let what = scenario.world.dice.within(0..10);
+    let what = scenario.world.dice.within(0..11);
     if ids.is_empty() || what < 3 {
         // Some expire while they are looked at.
         let short = scenario.world.dice.percent(10);
@@ -246,6 +252,10 @@ fn act(scenario: &mut Scenario, tenants: &[NodeId], names: &mut u32) {
         }
         8 => {
             scenario.power(tenant, id, PowerAction::Restart);
+        }
+        9 => {
+            let to = if scenario.world.dice.percent(50) { LARGER } else { Resources::SMALL };
+            scenario.power(tenant, id, PowerAction::Scale(to));
         }
         _ => {
             let action = if scenario.world.dice.percent(50) { PowerAction::Suspend } else { PowerAction::Resume };

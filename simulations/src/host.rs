@@ -53,6 +53,10 @@ pub enum Step {
     Make(ProvisionStep),
     Boot,
     Switch(PowerAction),
+    /// And then it is on, or not.
+    Resize {
+        on: bool,
+    },
     Ready,
     Remove,
 }
@@ -62,6 +66,7 @@ pub enum Step {
 struct Task {
     lease_id: LeaseId,
     resources: Resources,
+    scales: bool,
 }
 
 /// What follows at once, and what later.
@@ -104,6 +109,7 @@ impl Host {
         let (step, resources) = match &order.work {
             Work::Remove => (Step::Remove, Resources::default()),
             Work::Power { action, .. } => (Step::Switch(*action), Resources::default()),
+            Work::Scale(scaling) => (Step::Resize { on: scaling.on }, scaling.to),
             Work::Provision(order) => {
                 let step = match there {
                     Some(FoundState::On) => Step::Ready,
@@ -114,7 +120,8 @@ impl Host {
                 (step, order.spec.resources)
             }
         };
-        self.tasks.insert(order.job, Task { lease_id, resources });
+        let scales = matches!(order.work, Work::Scale(_));
+        self.tasks.insert(order.job, Task { lease_id, resources, scales });
         self.goes_on(dice, order.job, step, &mut outcome);
         outcome
     }
@@ -124,7 +131,7 @@ impl Host {
         let phase = match step {
             Step::Make(step) => Some(VmPhase::Provisioning(step)),
             Step::Ready => Some(VmPhase::Booting),
-            Step::Boot | Step::Switch(_) | Step::Remove => None,
+            Step::Boot | Step::Switch(_) | Step::Resize { .. } | Step::Remove => None,
         };
         outcome.reports.extend(phase.map(|phase| (job, JobReport::Phase(phase))));
         outcome.later.push((dice.within(self.temper.step.clone()), job, step));
@@ -151,7 +158,13 @@ impl Host {
                 }
                 let state = self.vms.get(&task.lease_id).map_or(VmPhase::Failed, |vm| vm.state().phase());
                 let phase = if matches!(step, Step::Switch(_)) { state } else { VmPhase::Failed };
-                outcome.reports.push((job, JobReport::Failed { phase, fault }));
+                let report = match self.vms.get(&task.lease_id) {
+                    Some(vm) if task.scales && step != Step::Ready => {
+                        JobReport::NotScaled { phase: state, fault, has: vm.resources }
+                    }
+                    _ => JobReport::Failed { phase, fault },
+                };
+                outcome.reports.push((job, report));
             }
         }
         self.tasks.remove(&job);
@@ -194,8 +207,14 @@ impl Host {
                     PowerAction::Start | PowerAction::Restart | PowerAction::Resume => {
                         (vm.on, vm.suspended) = (true, false)
                     }
+                    PowerAction::Scale(_) => return Err(Fault::internal("another size is a work of its own")),
                 }
                 if vm.on { Next::Step(Step::Ready) } else { Next::Done(VmPhase::Stopped) }
+            }
+            Step::Resize { on } => {
+                let vm = self.vms.get_mut(&id).filter(|vm| vm.made).ok_or_else(gone)?;
+                (vm.on, vm.suspended, vm.resources) = (false, false, task.resources);
+                if on { Next::Step(Step::Boot) } else { Next::Done(VmPhase::Stopped) }
             }
             Step::Remove => {
                 self.vms.remove(&id);

@@ -30,6 +30,12 @@ fn never_oversold(world: &World) -> Verdict {
         if !made.fits_in(offer.total) || node.host.vms.len() > offer.max_vms as usize {
             return Err(format!("node {id} has VMs of {made}, and offered {}", offer.total));
         }
+        for (lease, vm) in &node.host.vms {
+            let row = node.disk.leases.get(lease);
+            if let Some(row) = row.filter(|row| !row.gone && !vm.resources.fits_in(row.resources)) {
+                return Err(format!("node {id} has a VM of {}, and let {} of it", vm.resources, row.resources));
+            }
+        }
         let let_out = sum(node.disk.leases.values().filter(|row| !row.gone).map(|row| row.resources));
         if !let_out.fits_in(offer.total) {
             return Err(format!("node {id} has let {let_out}, and offered {}", offer.total));

@@ -188,7 +188,7 @@ impl Month {
                 let phase = match &order.work {
                     Work::Provision(_) => VmPhase::Running,
                     Work::Power { action: PowerAction::Stop { .. }, .. } => VmPhase::Stopped,
-                    Work::Power { .. } => VmPhase::Running,
+                    Work::Power { .. } | Work::Scale(_) => VmPhase::Running,
                     Work::Remove => VmPhase::Gone,
                 };
                 self.counter += 1;

@@ -70,7 +70,7 @@ impl Disk {
                         create_id: accept.create_id,
                         stage: row.stage,
                         gone: !row.counts(),
-                        resources: row.spec.resources,
+                        resources: row.takes(),
                         ends_at: row.ends_at,
                     };
                     self.leases.insert(LeaseId(key), stored);

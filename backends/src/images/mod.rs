@@ -18,11 +18,11 @@ pub use checksum::Checksum;
 pub use download::{PullEvent, PullSettings};
 pub use manifest::{BootFile, Bundle, DiskFile, DiskFormat, Manifest};
 pub use pull::Pulled;
-#[cfg(feature = "libvirt")]
-pub(crate) use qemu_img::create_overlay;
 pub(crate) use qemu_img::run;
 /// For `doctor`.
 pub use qemu_img::version as qemu_img_version;
+#[cfg(feature = "libvirt")]
+pub(crate) use qemu_img::{create_overlay, grow_overlay};
 #[cfg(feature = "fuzzing")]
 pub(crate) use {download::headers, part::Memo, plausible::judge as judge_raw, qemu_img::judge as judge_info};
 

@@ -75,6 +75,14 @@ pub fn create_overlay(overlay: &Path, base: &Path, base_format: DiskFormat, byte
     run(command, CREATE_TIMEOUT).map(drop).map_err(|why| why.fault(ErrorCode::CreateFailed, "the disk was not made"))
 }
 
+#[cfg(feature = "libvirt")]
+/// One that stands on another keeps what it has; the rest is empty.
+pub fn grow_overlay(overlay: &Path, bytes: u64) -> Result<(), Fault> {
+    let mut command = Command::new("qemu-img");
+    command.args(["resize", "-q", "-f", "qcow2"]).arg(overlay).arg(bytes.to_string());
+    run(command, CREATE_TIMEOUT).map(drop).map_err(|why| why.fault(ErrorCode::Internal, "the disk was not grown"))
+}
+
 /// For `doctor`.
 pub fn version() -> Result<String, Fault> {
     let mut command = Command::new("qemu-img");

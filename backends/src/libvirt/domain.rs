@@ -245,7 +245,7 @@ fn off_is_fine<T: Default>(error: Error) -> Result<T, Error> {
     if is(&error, ErrorNumber::OperationInvalid) { Ok(T::default()) } else { Err(error) }
 }
 
-fn absent_is_fine(removed: std::io::Result<()>) -> Result<(), Fault> {
+pub(super) fn absent_is_fine(removed: std::io::Result<()>) -> Result<(), Fault> {
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(disk_fault(&error)),
         _ => Ok(()),

@@ -1,12 +1,13 @@
 //! How a VM is made and started, and what becomes of the first one under KVM.
 use super::Host;
 use super::accel::{FIRST_GUEST, SILENCE, Verdict};
-use super::domain::{ORDER, OVERLAY, Order, SEED, disk_fault, failed, find, half_made, state_of};
+use super::domain::{self, ORDER, OVERLAY, Order, SEED, disk_fault, failed, find, half_made, state_of};
 use super::limits;
 use super::qemu_user::QemuUser;
 use super::xml::{self, DISK, Description, Engine};
 use crate::{InstanceOrder, PowerState, Stage, images, seed, ssh_probe, wrong_state};
 use protocol::names::{Egress, LeaseId};
+use protocol::units::Resources;
 use protocol::{ErrorCode, Fault};
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -22,6 +23,8 @@ use virt::error::Error;
 /// slirp accepts for a guest that does not listen yet: only a banner counts.
 const BANNER: Duration = Duration::from_millis(400);
 const POLL: Duration = Duration::from_millis(50);
+/// An order that is to take the place of another.
+const NEXT_ORDER: &str = "order.json.new";
 
 /// What the watch over the first guest under KVM has seen.
 #[derive(Debug, PartialEq, Eq)]
@@ -238,6 +241,27 @@ impl Host {
                 self.boot(&connect, id, &order, defined)
             }
         }
+    }
+}
+
+impl Host {
+    /// What is started is described anew from its order. Each step may be repeated, and the disk comes first: one that is
+    /// larger than its order says is a lesser evil than one that is smaller.
+    pub(super) fn scale(&self, id: LeaseId, to: Resources) -> Result<(), Fault> {
+        let connect = self.connection.get()?;
+        let domain = self.must_find(&connect, id, "scaled")?;
+        match state_of(&domain)? {
+            PowerState::Stopped | PowerState::Failed(_) if self.is_whole(id) => {}
+            state => return Err(wrong_state(id, &state, "scaled")),
+        }
+        let (mut order, folder) = (self.order(id)?, self.folder(id));
+        if to.disk_gib > order.resources.disk_gib {
+            images::grow_overlay(&folder.join(OVERLAY), to.disk_gib.bytes())?;
+        }
+        order.resources = Resources { disk_gib: to.disk_gib.max(order.resources.disk_gib), ..to };
+        let (path, new) = (folder.join(ORDER), folder.join(NEXT_ORDER));
+        domain::absent_is_fine(fs::remove_file(&new))?;
+        write_order(&new, &order).and_then(|()| fs::rename(&new, &path)).map_err(|error| disk_fault(&error))
     }
 }
 

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use connection::Connection;
 use forwards::Forwards;
 use protocol::names::{Arch, BackendKind, Digest, Egress, Isolation, LeaseId};
-use protocol::units::{DiskGib, MemoryMib};
+use protocol::units::{DiskGib, MemoryMib, Resources};
 use protocol::{ErrorCode, Fault};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -202,6 +202,9 @@ impl Backend for Libvirt {
     }
     async fn resume(&self, id: LeaseId) -> Result<(), Fault> {
         self.on(id, false, move |host| host.resume(id)).await
+    }
+    async fn scale(&self, id: LeaseId, to: Resources) -> Result<(), Fault> {
+        self.on(id, false, move |host| host.scale(id, to)).await
     }
     async fn destroy(&self, id: LeaseId) -> Result<(), Fault> {
         self.on(id, true, move |host| host.destroy(id)).await

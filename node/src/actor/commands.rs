@@ -12,7 +12,7 @@ use protocol::names::{CreateId, Egress, Isolation, LeaseId, VmName};
 use protocol::revocation::RevocationDocument;
 use protocol::seed::Seed;
 use protocol::spec::{Query, VmSpec};
-use protocol::units::Millis;
+use protocol::units::{Millis, Resources};
 use protocol::{ErrorCode, Fault, PeerId};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -330,10 +330,11 @@ impl Actor {
     }
 
     fn act(&mut self, vm: &str, body: VmActionBody, answer: Answer<VmView>) {
-        let id = match self.find(vm) {
-            Ok(rental) => rental.create_id,
+        let rental = match self.find(vm) {
+            Ok(rental) => rental,
             Err(fault) => return reply(answer, Err(fault)),
         };
+        let id = rental.create_id;
         let (status, action) = match body.action {
             VmActionName::Start => (VmStatus::Running, Some(PowerAction::Start)),
             VmActionName::Stop => (VmStatus::Stopped, Some(PowerAction::Stop { force: body.force })),
@@ -341,6 +342,10 @@ impl Actor {
             VmActionName::Suspend => (VmStatus::Suspended, Some(PowerAction::Suspend)),
             VmActionName::Resume => (VmStatus::Running, Some(PowerAction::Resume)),
             VmActionName::Destroy => (VmStatus::Destroyed, None),
+            VmActionName::Scale => match scaled(rental, &body) {
+                Ok(to) => (at_rest(rental), Some(PowerAction::Scale(to))),
+                Err(fault) => return reply(answer, Err(fault)),
+            },
         };
         if action.is_none() {
             // The last view is needed once the VM is no more.
@@ -527,7 +532,9 @@ impl Until {
                 Err(Fault::new(ErrorCode::NoSuchVm, format!("'{}' was destroyed meanwhile", gone.name)))
             });
         };
-        if view.status == self.status {
+        // What could not be done may leave it where it was to be.
+        let in_vain = self.acted && view.error.is_some();
+        if view.status == self.status && !in_vain {
             return Some(Ok(view.clone()));
         }
         if self.status == VmStatus::Destroyed {
@@ -535,8 +542,31 @@ impl Until {
             let fault = Fault::new(ErrorCode::Unreachable, format!("'{}' is not destroyed yet: {stuck}", view.name));
             return Some(Err(fault.hint("nothing is lost: 'golemnode vm list' shows it until it is gone")));
         }
-        let failed = view.status == VmStatus::Failed || self.acted && view.error.is_some();
+        let failed = view.status == VmStatus::Failed || in_vain;
         failed.then(|| Err(view.error.clone().unwrap_or_else(|| Fault::internal("the VM failed"))))
+    }
+}
+
+/// What it is to have.
+fn scaled(rental: &Rental, body: &VmActionBody) -> Result<Resources, Fault> {
+    let now = rental.resources();
+    let to = Resources {
+        cpus: body.cpus.unwrap_or(now.cpus),
+        memory_mib: body.memory_mib.unwrap_or(now.memory_mib),
+        disk_gib: body.disk_gib.unwrap_or(now.disk_gib),
+    };
+    if to.disk_gib < now.disk_gib {
+        let fault = Fault::invalid(format!("a disk never shrinks, and that of '{}' has {}", rental.name, now.disk_gib));
+        return Err(fault.hint("leave --disk out, or rent a smaller one and copy what matters"));
+    }
+    to.check()
+}
+
+/// Where it stands again when it has been scaled.
+fn at_rest(rental: &Rental) -> VmStatus {
+    match rental.status.as_ref().map(|status| status.vm) {
+        Some(VmPhase::Stopped) => VmStatus::Stopped,
+        _ => VmStatus::Running,
     }
 }
 

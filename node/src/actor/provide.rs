@@ -18,7 +18,7 @@ impl Actor {
     pub(super) fn survey(&self) {
         let Some(provider) = self.provider.clone() else { return };
         let rows = self.core.provider().ledger().leases().filter(|row| row.counts());
-        let let_out = rows.map(|row| row.spec.resources).fold(Resources::default(), Resources::plus);
+        let let_out = rows.map(|row| row.takes()).fold(Resources::default(), Resources::plus);
         let internal = self.internal.clone();
         tokio::spawn(async move {
             let offering = provider.survey(let_out).await;

@@ -182,7 +182,7 @@ impl Actor {
             }),
             _ => None,
         };
-        let resources = rental.spec.resources;
+        let resources = rental.resources();
         let user = rental.status.as_ref().map(|status| status.guest_user.clone());
         let user = user.or_else(|| terms.as_ref().map(|terms| terms.guest_user.clone()));
         let provider = rental.deal.as_ref().map(|deal| deal.provider);
@@ -237,7 +237,7 @@ impl Actor {
             vm: Some(rental.name.clone()),
             provider: deal.provider,
             requestor: self.core.me(),
-            resources: rental.spec.resources,
+            resources: rental.resources(),
             image: rental.spec.image.clone(),
             seed_hash: rental.seed_hash,
             price_per_hour: rental.costs(self.core.network()).unwrap_or(terms.price.per_hour),

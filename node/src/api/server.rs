@@ -265,7 +265,7 @@ async fn vm(State(api): State<Api>, Named(vm): Named, Asked(wait): Asked<Wait>) 
     Ok(Json(view))
 }
 async fn destroy(State(api): State<Api>, Named(vm): Named) -> Answer<VmView> {
-    perform(&api, &vm, VmActionBody { action: VmActionName::Destroy, force: false }).await
+    perform(&api, &vm, VmActionName::Destroy.into()).await
 }
 async fn act(State(api): State<Api>, Named(vm): Named, Body(action): Body<VmActionBody>) -> Answer<VmView> {
     perform(&api, &vm, action).await

@@ -498,6 +498,19 @@ pub struct VmActionBody {
     pub action: VmActionName,
     #[serde(default)]
     pub force: bool,
+    /// Of a scale: what is not said stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<MemoryMib>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_gib: Option<DiskGib>,
+}
+
+impl From<VmActionName> for VmActionBody {
+    fn from(action: VmActionName) -> Self {
+        VmActionBody { action, force: false, cpus: None, memory_mib: None, disk_gib: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -509,6 +522,7 @@ pub enum VmActionName {
     Suspend,
     Resume,
     Destroy,
+    Scale,
 }
 
 /// A row of `GET /api/v1/leases`: those this node rents, and those it has let.

@@ -4,12 +4,13 @@
 //! ```text
 //! provision ─▶ create ─▶ (slot free) wait until its own host key answers ─▶ done
 //! power ─▶ stop/start/restart ─▶ (slot free) the same wait, where it is on ─▶ done
+//! scale ─▶ stop, resize, start ─▶ (slot free) the same wait; or back to what it was ─▶ failed
 //! remove ─▶ destroy ─▶ done                            a fault on the way ─▶ failed
 //! ```
 use crate::ssh;
 use backends::{Backend, InstanceOrder, PowerState, Stage};
 use protocol::Fault;
-use protocol::core::{JobOrder, VmOrder, Work};
+use protocol::core::{JobOrder, Scaling, VmOrder, Work};
 use protocol::job::{Found, FoundState, JobId, JobReport};
 use protocol::message::{PowerAction, ProvisionStep, VmPhase};
 use protocol::names::{Digest, Isolation, LeaseId};
@@ -115,6 +116,7 @@ impl Worker {
                 Err(fault) => JobReport::Failed { phase: VmPhase::Failed, fault },
             },
             Work::Power { action, seed } => self.power(action, &seed).await,
+            Work::Scale(scaling) => self.scale(&scaling).await,
             Work::Remove => match self.backend.destroy(self.lease_id).await {
                 Ok(()) => JobReport::Done(VmPhase::Gone),
                 Err(fault) => {
@@ -175,19 +177,63 @@ impl Worker {
             PowerAction::Restart => backend.restart(id).await,
             PowerAction::Suspend => backend.suspend(id).await,
             PowerAction::Resume => backend.resume(id).await,
+            PowerAction::Scale(_) => Err(Fault::internal("another size is given by a work of its own")),
         };
         if let Err(fault) = done {
-            let now = backend.get(id).await.ok().flatten();
-            let phase = now.map_or(VmPhase::Failed, |instance| state_of(&instance.state).phase());
-            return JobReport::Failed { phase, fault };
+            return JobReport::Failed { phase: self.phase().await, fault };
         }
         match action {
             PowerAction::Stop { .. } => return JobReport::Done(VmPhase::Stopped),
             PowerAction::Suspend => return JobReport::Done(VmPhase::Suspended),
             // It goes on where it was.
             PowerAction::Resume => return JobReport::Done(VmPhase::Running),
-            PowerAction::Start | PowerAction::Restart => {}
+            PowerAction::Start | PowerAction::Restart | PowerAction::Scale(_) => {}
         }
+        self.boots(seed).await
+    }
+
+    /// Where the hypervisor has it.
+    async fn phase(&self) -> VmPhase {
+        let now = self.backend.get(self.lease_id).await.ok().flatten();
+        now.map_or(VmPhase::Failed, |instance| state_of(&instance.state).phase())
+    }
+
+    /// Off, resized and on again. What cannot be started so is what it was before.
+    async fn scale(&self, scaling: &Scaling) -> JobReport {
+        let (backend, id) = (&self.backend, self.lease_id);
+        let resized = async {
+            if self.phase().await != VmPhase::Stopped && backend.stop(id, false).await.is_err() {
+                backend.stop(id, true).await?;
+            }
+            backend.scale(id, scaling.to).await?;
+            if scaling.on { backend.start(id).await } else { Ok(()) }
+        };
+        match resized.await {
+            Ok(()) if scaling.on => self.boots(&scaling.seed).await,
+            Ok(()) => JobReport::Done(VmPhase::Stopped),
+            Err(fault) => self.scale_back(scaling, fault).await,
+        }
+    }
+
+    async fn scale_back(&self, scaling: &Scaling, fault: Fault) -> JobReport {
+        let (backend, id) = (&self.backend, self.lease_id);
+        let mut back = backend.scale(id, scaling.from).await;
+        if scaling.on {
+            // With whichever size it has.
+            back = back.and(backend.start(id).await);
+        }
+        if let Err(worse) = back {
+            tracing::warn!(lease_id = %id, fault = %worse, "a VM that could not be scaled cannot be put back, either");
+        }
+        match backend.get(id).await {
+            Ok(Some(vm)) => JobReport::NotScaled { phase: state_of(&vm.state).phase(), fault, has: vm.resources },
+            // Both stay reserved.
+            _ => JobReport::Failed { phase: VmPhase::Failed, fault },
+        }
+    }
+
+    /// Switched on, and waited for.
+    async fn boots(&self, seed: &[u8]) -> JobReport {
         self.report(JobReport::Phase(VmPhase::Booting)).await;
         let ready = match open_seed(seed) {
             Ok((_, host_key)) => self.ready(&host_key).await,

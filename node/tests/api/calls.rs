@@ -65,7 +65,7 @@ async fn vms_are_shown_waited_for_acted_on_and_destroyed() {
         assert_eq!(client.vm("web").await.unwrap().status, VmStatus::Provisioning);
         let patience = Duration::from_secs(5);
         assert_eq!(client.wait("web", VmStatus::Running, patience).await.unwrap().status, VmStatus::Running);
-        let stop = VmActionBody { action: VmActionName::Stop, force: true };
+        let stop = VmActionBody { force: true, ..VmActionName::Stop.into() };
         assert_eq!(client.act("web", &stop).await.unwrap().status, VmStatus::Stopped);
         assert_eq!(client.destroy("web").await.unwrap().status, VmStatus::Destroyed);
     };

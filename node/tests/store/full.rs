@@ -131,7 +131,7 @@ async fn a_provider_on_a_full_disk_loses_nothing_lets_nothing_and_goes_on_when_t
 
     // Almost none: what ends still ends.
     disk.leave(6 << 20);
-    let destroy = VmActionBody { action: VmActionName::Destroy, force: false };
+    let destroy = VmActionBody::from(VmActionName::Destroy);
     tokio::time::timeout(DEADLINE, renting.handle.act("goes", destroy.clone())).await.unwrap().unwrap();
     // None at all, in the middle of work: a commit waits. Nothing that is not kept is acknowledged.
     for n in 0..20 {

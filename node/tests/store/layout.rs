@@ -72,7 +72,7 @@ async fn the_stores_of_this_layout_are_written_anew() {
     }
     letting.handle.set_quota(PeerId::from_public_key([9; 32]), Some(Tier::Pro)).await.unwrap();
     letting.handle.revoke(RevocationDocument::of(&Keypair::from_secret(&[8; 32]))).await.unwrap();
-    let destroy = VmActionBody { action: VmActionName::Destroy, force: false };
+    let destroy = VmActionBody::from(VmActionName::Destroy);
     renting.handle.act("ended", destroy.clone()).await.unwrap();
     letting.stop().await.unwrap();
     // Its provider is gone, so this one stays a release that has not got through.

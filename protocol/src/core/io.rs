@@ -12,7 +12,7 @@ use crate::names::{CreateId, Currency, Digest, Egress, ImageName, LeaseId, PeerA
 use crate::quota::Tier;
 use crate::shard::{Server, Site};
 use crate::spec::{Query, VmSpec};
-use crate::units::Millis;
+use crate::units::{Millis, Resources};
 use std::sync::Arc;
 
 /// What happens to a node.
@@ -197,7 +197,19 @@ pub enum Work {
         action: PowerAction,
         seed: Vec<u8>,
     },
+    Scale(Scaling),
     Remove,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scaling {
+    /// What it has again where it cannot be started with the other.
+    pub from: Resources,
+    pub to: Resources,
+    /// Whether it is to run with it.
+    pub on: bool,
+    /// As for a power-on.
+    pub seed: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

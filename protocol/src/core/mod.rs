@@ -30,7 +30,7 @@ use crate::shard::{LEAF, Site};
 use crate::spec::Query;
 use crate::units::{Millis, Timestamp};
 pub use event::{Event, EventKind, Severity};
-pub use io::{Effect, Input, JobOrder, RpcFailure, Verdict, VmOrder, Work};
+pub use io::{Effect, Input, JobOrder, RpcFailure, Scaling, Verdict, VmOrder, Work};
 use offences::Offences;
 use posting::{Posted, Postings};
 use provider::Provider;

@@ -11,6 +11,7 @@ use protocol::core::{Input, Table};
 use protocol::job::{JobKind, JobReport};
 use protocol::message::{LeaseStage, PowerAction, Request, Response, VmPhase};
 use protocol::names::{ActId, QuoteId};
+use protocol::units::Resources;
 use protocol::{ErrorCode, Fault};
 use real::{Cast, Real, resources};
 use std::cell::RefCell;
@@ -55,6 +56,8 @@ enum Said {
     /// With a fault that passes, or with one that stays.
     Fails {
         passes: bool,
+        /// Whether it knows what it has now.
+        knows: bool,
     },
 }
 
@@ -69,11 +72,14 @@ fn op() -> impl Strategy<Value = Op> {
         PowerAction::Restart,
         PowerAction::Suspend,
         PowerAction::Resume,
+        PowerAction::Scale(resources(1)),
+        PowerAction::Scale(resources(2)),
+        PowerAction::Scale(resources(3)),
     ]);
     let said = prop_oneof![
         2 => Just(Said::Boots),
         4 => Just(Said::Done),
-        2 => any::<bool>().prop_map(|passes| Said::Fails { passes }),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(passes, knows)| Said::Fails { passes, knows }),
     ];
     prop_oneof![
         8 => (which(), any::<bool>()).prop_map(|(which, large)| Op::Quote(which, large)),
@@ -225,7 +231,8 @@ impl<'a> Pair<'a> {
         let running = jobs.running(self.cast.lease(which)).and_then(|id| jobs.get(id)).map(|job| (job.id, job.kind));
         prop_assert_eq!(running.map(|(_, kind)| kind), self.model.under_way(which), "what is done to {:?}", which);
         let Some((job, kind)) = running else { return Ok(()) };
-        let report = report_of(kind, said);
+        let has = self.real.row(which).map(|row| row.spec.resources).unwrap_or_default();
+        let report = report_of(kind, said, has);
         self.model.reported(which, &report);
         self.real.input(Input::Job { job, report });
         Ok(())
@@ -316,7 +323,7 @@ fn units(large: bool) -> u32 {
     if large { 2 } else { 1 }
 }
 
-fn report_of(kind: JobKind, said: Said) -> JobReport {
+fn report_of(kind: JobKind, said: Said, has: Resources) -> JobReport {
     let stands = match kind {
         JobKind::Remove => VmPhase::Gone,
         JobKind::Power(PowerAction::Stop { .. }) => VmPhase::Stopped,
@@ -332,9 +339,15 @@ fn report_of(kind: JobKind, said: Said) -> JobReport {
     match said {
         Said::Boots if boots => JobReport::Phase(VmPhase::Booting),
         Said::Boots | Said::Done => JobReport::Done(stands),
-        Said::Fails { passes } => {
+        Said::Fails { passes, knows } => {
             let code = if passes { ErrorCode::Unavailable } else { ErrorCode::CreateFailed };
-            JobReport::Failed { phase: failed, fault: Fault::new(code, "the hypervisor says no") }
+            let fault = Fault::new(code, "the hypervisor says no");
+            match kind {
+                JobKind::Power(PowerAction::Scale(_)) if knows => {
+                    JobReport::NotScaled { phase: VmPhase::Running, fault, has }
+                }
+                _ => JobReport::Failed { phase: failed, fault },
+            }
         }
     }
 }
@@ -364,7 +377,10 @@ fn every_answer_is_the_models_and_nothing_is_sold_twice() {
     for code in [ErrorCode::Unavailable, ErrorCode::Exhausted, ErrorCode::VmExists, ErrorCode::BadToken] {
         assert!(reached("accept", &|is| is == Answer::Refused(code)), "no accept was refused with {code}");
     }
-    for what in ["a start", "a stop", "a restart", "tunnel"] {
+    for code in [ErrorCode::Exhausted, ErrorCode::BackendCannot] {
+        assert!(reached("another size", &|is| is == Answer::Refused(code)), "no other size was refused with {code}");
+    }
+    for what in ["a start", "a stop", "a restart", "another size", "tunnel"] {
         let done = |is| matches!(is, Answer::Status(LeaseStage::Active, _) | Answer::Open);
         assert!(reached(what, &done), "no {what} was done");
         for code in [ErrorCode::WrongState, ErrorCode::NotYours, ErrorCode::NoSuchVm] {

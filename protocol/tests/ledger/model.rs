@@ -58,6 +58,8 @@ pub struct Lease {
     pub stage: LeaseStage,
     pub vm: VmPhase,
     units: u32,
+    /// While it is given another size: the larger of both is let.
+    scaling: Option<u32>,
     /// When its stage ends by itself; of what is gone, when it is forgotten.
     until: u64,
     ran: bool,
@@ -73,6 +75,15 @@ impl Lease {
     }
     fn status(&self) -> Answer {
         Answer::Status(self.stage, self.vm)
+    }
+    fn takes(&self) -> u32 {
+        self.scaling.unwrap_or(self.units)
+    }
+    /// If that is what the first job is for.
+    fn scaled(&mut self) {
+        if let Some(JobKind::Power(PowerAction::Scale(to))) = self.jobs.first().map(|job| job.kind) {
+            (self.units, self.scaling) = (to.cpus, None);
+        }
     }
     fn order(&mut self, now: u64, kind: JobKind) {
         self.jobs.retain(|job| !is_overtaken(job, kind));
@@ -119,10 +130,11 @@ impl Lease {
             (self.vm, self.until) = (VmPhase::Gone, now + KEPT);
         }
     }
-    fn failed(&mut self, now: u64, phase: VmPhase, passes: bool) {
+    fn failed(&mut self, now: u64, phase: VmPhase, passes: bool, size_is_known: bool) {
         let job = &mut self.jobs[0];
+        let scales = matches!(job.kind, JobKind::Power(PowerAction::Scale(_)));
         let on = matches!(phase, VmPhase::Running | VmPhase::Booting | VmPhase::Suspended);
-        let insists = job.kind == JobKind::Remove || self.stage == LeaseStage::Expired && on;
+        let insists = job.kind == JobKind::Remove || self.stage == LeaseStage::Expired && on && !scales;
         if insists || passes && job.tries < TRIES {
             let (first, most) = if insists { (2_000, 60_000) } else { (1_000, 30_000) };
             job.doing = Doing::Waits { from: now + (first << job.tries.min(16)).min(most) };
@@ -130,6 +142,7 @@ impl Lease {
             return;
         }
         let kind = self.jobs.remove(0).kind;
+        self.scaling = self.scaling.filter(|_| !size_is_known);
         if kind == JobKind::Provision || phase == VmPhase::Failed {
             self.fail(now);
         } else if self.jobs.is_empty() {
@@ -141,7 +154,8 @@ impl Lease {
 /// A removal makes everything superfluous. A stop does what has not begun or waits for a guest only, and by force also
 /// a polite stop. Anything else waits for its turn, but for a guest that boots.
 fn is_overtaken(job: &Job, by: JobKind) -> bool {
-    let not_begun = matches!(job.doing, Doing::Waits { .. }) && job.kind != JobKind::Remove;
+    let scales = matches!(job.kind, JobKind::Power(PowerAction::Scale(_)));
+    let not_begun = matches!(job.doing, Doing::Waits { .. }) && job.kind != JobKind::Remove && !scales;
     let polite = job.kind == JobKind::Power(PowerAction::Stop { force: false });
     match by {
         JobKind::Remove => true,
@@ -167,7 +181,7 @@ pub struct Model {
 impl Model {
     pub fn taken(&self) -> (u32, u32) {
         let leases = self.leases.values().filter(|lease| lease.vm != VmPhase::Gone);
-        let all: Vec<u32> = leases.map(|lease| lease.units).collect();
+        let all: Vec<u32> = leases.map(Lease::takes).collect();
         (all.iter().sum(), all.len() as u32)
     }
     pub fn holds(&self) -> usize {
@@ -263,6 +277,7 @@ impl Model {
             stage: LeaseStage::Provisional,
             vm: VmPhase::Waiting,
             units,
+            scaling: None,
             until: self.now + HOLD,
             ran: false,
             quote,
@@ -326,7 +341,7 @@ impl Model {
         }
     }
     pub fn power(&mut self, by: u8, which: Which, action: PowerAction) -> Answer {
-        let now = self.now;
+        let (now, taken) = (self.now, self.taken().0);
         let lease = match self.owned(by, which) {
             Ok(lease) => lease,
             Err(refused) => return refused,
@@ -334,6 +349,19 @@ impl Model {
         let on = matches!(lease.vm, VmPhase::Running | VmPhase::Booting);
         let (job, vm) = match action {
             _ if lease.stage != LeaseStage::Active => return Refused(ErrorCode::WrongState),
+            PowerAction::Scale(_) if !matches!(lease.vm, VmPhase::Running | VmPhase::Stopped) => {
+                return Refused(ErrorCode::WrongState);
+            }
+            PowerAction::Scale(to) if to.cpus == lease.units => return lease.status(),
+            // Its disk would be smaller.
+            PowerAction::Scale(to) if to.cpus < lease.units => return Refused(ErrorCode::BackendCannot),
+            PowerAction::Scale(to) if to.cpus > lease.takes() && taken - lease.takes() + to.cpus > UNITS => {
+                return Refused(ErrorCode::Exhausted);
+            }
+            PowerAction::Scale(to) => {
+                lease.scaling = Some(lease.takes().max(to.cpus));
+                (JobKind::Power(action), VmPhase::Stopping)
+            }
             PowerAction::Start if on => return lease.status(),
             PowerAction::Stop { .. } if lease.vm == VmPhase::Stopped => return lease.status(),
             PowerAction::Start if lease.vm == VmPhase::Stopped => (JobKind::Power(action), VmPhase::Booting),
@@ -372,19 +400,25 @@ impl Model {
         let Some(lease) = self.leases.get_mut(&which) else { return };
         match report {
             JobReport::Phase(phase) if lease.jobs.len() == 1 => {
+                lease.scaled();
                 lease.jobs[0].doing = Doing::Guest;
                 lease.stands(now, *phase);
             }
             // What is to be done next need not wait for a guest.
-            JobReport::Phase(_) => drop(lease.jobs.remove(0)),
+            JobReport::Phase(_) => {
+                lease.scaled();
+                lease.jobs.remove(0);
+            }
             JobReport::Done(phase) => {
+                lease.scaled();
                 lease.jobs.remove(0);
                 lease.ran |= *phase == VmPhase::Running;
                 if lease.jobs.is_empty() {
                     lease.stands(now, *phase);
                 }
             }
-            JobReport::Failed { phase, fault } => lease.failed(now, *phase, fault.is_transient()),
+            JobReport::Failed { phase, fault } => lease.failed(now, *phase, fault.is_transient(), false),
+            JobReport::NotScaled { phase, fault, .. } => lease.failed(now, *phase, fault.is_transient(), true),
         }
         self.settle();
     }

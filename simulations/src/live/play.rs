@@ -200,7 +200,7 @@ impl Play<'_> {
                 let (handle, id) = (handle.clone(), vm.id.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(lifetime).await;
-                    let body = VmActionBody { action: VmActionName::Destroy, force: true };
+                    let body = VmActionBody { force: true, ..VmActionName::Destroy.into() };
                     // Err: the node has stopped, and the run is over.
                     let _ = handle.act(&id, body).await;
                 });

@@ -522,7 +522,7 @@ impl Model {
                         (VmPhase::Running, self.dice.within(BOOT))
                     }
                     Work::Power { action: PowerAction::Stop { .. }, .. } => (VmPhase::Stopped, 2_000),
-                    Work::Power { .. } => (VmPhase::Running, 2_000),
+                    Work::Power { .. } | Work::Scale(_) => (VmPhase::Running, 2_000),
                     Work::Remove => (VmPhase::Gone, 500),
                 };
                 self.vm_after(id, order.job, order.lease_id, phase, after);

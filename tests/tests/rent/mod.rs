@@ -6,6 +6,7 @@ mod failover;
 mod interrupt;
 mod killed;
 mod noise;
+mod scaling;
 
 use std::process::{Command, Stdio};
 use tests::{Home, Node, PATIENCE, eventually, guest};

@@ -6,6 +6,7 @@ mod forward;
 pub mod keys;
 mod progress;
 mod proxy;
+mod scale;
 mod ssh;
 
 use crate::context::{Context, left_alone};
@@ -47,6 +48,8 @@ pub enum VmCommand {
     Suspend { name: String },
     /// Let one that is suspended go on
     Resume { name: String },
+    /// Give one another size: what runs is shut down and booted with it; a disk only grows
+    Scale(scale::ScaleArgs),
     /// Prolong its lease, at what its provider asks now
     Renew {
         name: String,
@@ -109,7 +112,7 @@ pub enum VmCommand {
 }
 
 pub fn run(context: &Context, command: VmCommand) -> Outcome {
-    let act = |name: &str, action, force| act(context, name, VmActionBody { action, force });
+    let act = |name: &str, action: VmActionName, force| act(context, name, VmActionBody { force, ..action.into() });
     match command {
         VmCommand::Create(args) => create::run(context, *args),
         VmCommand::List => list(context),
@@ -122,6 +125,7 @@ pub fn run(context: &Context, command: VmCommand) -> Outcome {
         VmCommand::Restart { name } => act(&name, VmActionName::Restart, false),
         VmCommand::Suspend { name } => act(&name, VmActionName::Suspend, false),
         VmCommand::Resume { name } => act(&name, VmActionName::Resume, false),
+        VmCommand::Scale(args) => scale::run(context, &args),
         VmCommand::Renew { name, duration, max_price } => {
             let node = context.node()?;
             let body = RenewBody { duration_s: duration.as_secs(), max_price };

@@ -301,7 +301,9 @@ impl Jobs {
 /// Whether the new one makes the other superfluous. What is half done is finished first, but for a removal.
 fn overtakes(new: JobKind, other: &Active) -> bool {
     let waits_for_guest = other.row.state == JobState::Running && !other.acting;
-    let not_begun = other.row.state == JobState::Waiting && other.row.kind != JobKind::Remove;
+    // Another size was promised, and comes before what was asked for after it.
+    let superfluous = other.row.kind != JobKind::Remove && other.row.kind.scales_to().is_none();
+    let not_begun = other.row.state == JobState::Waiting && superfluous;
     let polite = other.row.kind == JobKind::Power(PowerAction::Stop { force: false });
     match new {
         JobKind::Remove => true,

@@ -4,11 +4,12 @@ mod metering;
 mod negotiate;
 mod reconcile;
 mod renewing;
+mod scaling;
 mod strangers;
 mod tenancy;
 mod unused;
 
-use super::{Ctx, Effect, EventKind, JobOrder, Severity, StoreOp, Table, VmOrder, Work};
+use super::{Ctx, Effect, EventKind, JobOrder, Scaling, Severity, StoreOp, Table, VmOrder, Work};
 use crate::advert::Terms;
 use crate::codec::{self, MAX_STORED};
 use crate::error::Fault;
@@ -16,7 +17,7 @@ use crate::identity::PeerId;
 use crate::job::{JobKind, JobRow, JobState};
 use crate::lease::Quote;
 use crate::ledger::{Capacity, LeaseRow, Ledger};
-use crate::message::{LeaseStage, Request, Response, VmPhase};
+use crate::message::{LeaseStage, PowerAction, Request, Response, VmPhase};
 use crate::money::Price;
 use crate::names::{
     Arch, BackendKind, Country, Digest, Egress, GuestUser, ImageName, Isolation, LeaseId, Network, NodeName,
@@ -241,6 +242,11 @@ impl Provider {
         let row = || self.ledger.lease(job.lease_id);
         Some(match job.kind {
             JobKind::Remove => Work::Remove,
+            JobKind::Power(PowerAction::Scale(to)) => {
+                let row = row()?;
+                let from = row.spec.resources;
+                Work::Scale(Scaling { from, to, on: row.wants_power, seed: row.seed.clone() })
+            }
             JobKind::Power(action) => Work::Power { action, seed: row()?.seed.clone() },
             JobKind::Provision => {
                 let row = row()?;

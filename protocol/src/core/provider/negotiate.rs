@@ -160,6 +160,7 @@ impl Provider {
             renewal: None,
             stranger_from,
             unused_until: None,
+            scaling: None,
         };
         ctx.persist(vec![put(&row)]);
         self.ledger.commit(quote.quote_id, row);

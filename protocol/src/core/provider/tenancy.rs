@@ -9,6 +9,7 @@ use crate::ledger::LeaseRow;
 use crate::message::{LeaseStage, PowerAction, ProvisionStep, Response, VmPhase};
 use crate::names::{ActId, LeaseId};
 use crate::refusal::Refusal;
+use crate::units::Resources;
 
 impl Provider {
     /// Ends a lease, whatever its stage: on disk first, then the VM is taken down.
@@ -58,6 +59,10 @@ impl Provider {
         }
         let row = self.ledger.owned_mut(from, lease_id)?;
         let next = match (action, row.vm) {
+            (PowerAction::Scale(to), VmPhase::Running | VmPhase::Stopped) => {
+                return self.scale(ctx, from, lease_id, act, to);
+            }
+            (PowerAction::Scale(_), _) => return wrong("running or stopped"),
             (PowerAction::Start, VmPhase::Stopped) => VmPhase::Booting,
             // It is made again where it has vanished, and started where it has only died.
             (PowerAction::Start, VmPhase::Failed) => VmPhase::Provisioning(ProvisionStep::Image),
@@ -102,7 +107,10 @@ impl Provider {
         match report {
             JobReport::Phase(phase) => {
                 let only_waits = phase == VmPhase::Booting;
-                let ops = if only_waits { self.jobs.waits_for_guest(ctx.now, id) } else { Vec::new() };
+                let mut ops = if only_waits { self.scaled(ctx, id) } else { Vec::new() };
+                if only_waits {
+                    ops.extend(self.jobs.waits_for_guest(ctx.now, id));
+                }
                 match kind {
                     JobKind::Remove => ctx.persist(ops),
                     _ if self.jobs.has_newer(lease_id, id) => self.note_run(ctx, lease_id, phase, ops),
@@ -110,25 +118,31 @@ impl Provider {
                 }
             }
             JobReport::Done(phase) => {
-                let ops = self.jobs.over(ctx.now, id, JobState::Done, None);
+                let mut ops = self.scaled(ctx, id);
+                ops.extend(self.jobs.over(ctx.now, id, JobState::Done, None));
                 match self.jobs.has_newer(lease_id, id) {
                     true => self.note_run(ctx, lease_id, phase, ops),
                     false => self.vm_is(ctx, lease_id, phase, ops),
                 }
             }
-            JobReport::Failed { phase, fault } => self.job_failed(ctx, id, phase, fault),
+            JobReport::Failed { phase, fault } => self.job_failed(ctx, id, phase, fault, None),
+            JobReport::NotScaled { phase, fault, has } => self.job_failed(ctx, id, phase, fault, Some(has)),
         }
         self.answer_watchers(ctx);
     }
 
-    fn job_failed(&mut self, ctx: &mut Ctx, id: JobId, phase: VmPhase, fault: Fault) {
+    /// `has` is what is known of the size of one that was to have another.
+    fn job_failed(&mut self, ctx: &mut Ctx, id: JobId, phase: VmPhase, fault: Fault, has: Option<Resources>) {
         let Some((lease_id, kind)) = self.jobs.get(id).map(|job| (job.lease_id, job.kind)) else { return };
         let expired = self.ledger.lease(lease_id).is_some_and(|row| row.stage == LeaseStage::Expired);
-        let insist = kind == JobKind::Remove || expired && is_on(phase);
-        if let Some(op) = self.jobs.again(ctx.now, id, &fault, insist) {
-            return ctx.persist(vec![op]);
+        let insist = kind == JobKind::Remove || expired && is_on(phase) && kind.scales_to().is_none();
+        let again = self.jobs.again(ctx.now, id, &fault, insist);
+        let has = has.and_then(|has| self.not_scaled(lease_id, has, again.is_none()));
+        if let Some(op) = again {
+            return ctx.persist([op].into_iter().chain(has).collect());
         }
         let mut ops = self.jobs.over(ctx.now, id, JobState::Failed, Some(fault.clone()));
+        ops.extend(has);
         if kind == JobKind::Provision || phase == VmPhase::Failed {
             return self.vm_failed(ctx, lease_id, fault, ops);
         }
@@ -150,6 +164,8 @@ impl Provider {
         let fault =
             Fault::new(ErrorCode::Unavailable, format!("the provider's operator has cancelled the {}", kind.word()));
         let mut ops = self.jobs.drop(ctx.now, id, Some(fault.clone()));
+        let has = self.ledger.lease(lease_id).map(|row| row.spec.resources).filter(|_| kind.scales_to().is_some());
+        ops.extend(has.and_then(|has| self.not_scaled(lease_id, has, true)));
         if kind == JobKind::Provision {
             return self.vm_failed(ctx, lease_id, fault, ops);
         }
@@ -273,6 +289,9 @@ impl Provider {
 pub fn may_cancel(job: &JobRow) -> Result<(), Fault> {
     let why = match (job.state, job.kind) {
         (state, _) if state.is_over() => format!("job {} is over: {}", job.id, state.word()),
+        (JobState::Running, JobKind::Power(PowerAction::Scale(_))) => {
+            format!("job {} gives a VM another size, and has begun", job.id)
+        }
         (_, JobKind::Remove) => {
             format!("job {} removes a VM that nobody leases any more, and is not taken back", job.id)
         }

@@ -12,7 +12,7 @@ use crate::message::{ConfirmReq, QuoteReq, Request, Response};
 use crate::names::{CreateId, Digest, LeaseId};
 use crate::ranking::{self, Full};
 use crate::refusal::Refusal;
-use crate::units::{Millis, Timestamp};
+use crate::units::{Millis, Resources, Timestamp};
 use rand_core::Rng;
 use std::cmp::Reverse;
 
@@ -566,6 +566,10 @@ pub(super) fn mark(mark: &mut Timestamp, now: Timestamp) {
 }
 
 impl Rental {
+    /// What it has: as its provider says, or as it is to be.
+    pub fn resources(&self) -> Resources {
+        self.status.as_ref().and_then(|status| status.resources).unwrap_or(self.spec.resources)
+    }
     /// How long it is leased for.
     pub fn lasts(&self) -> Millis {
         self.deal.as_ref().and_then(|deal| deal.lasts).unwrap_or(self.spec.duration)

@@ -25,7 +25,7 @@ all!(State: NotThere, Granted, Provisioning, Booting, Running, Stopping, Stopped
     Expired, Destroying, Gone);
 use State::*;
 all!(Operation: Quote, AcceptAgain, AcceptOtherwise, Confirm, Status, Watch, Start, Stop, ForcedStop, Restart, Suspend,
-    ResumeVm, Tunnel, Log, Release);
+    ResumeVm, Scale, Tunnel, Log, Release);
 use Operation::*;
 // What the operator can do to tenants: the local API has nothing else that changes a lease.
 all!(Deed: CancelJob, SetTier, Drain, Resume, Halt);
@@ -140,7 +140,8 @@ fn expected(operation: Operation, who: u8, state: State) -> Outcome {
         ForcedStop if state == Suspended => Outcome::Status,
         Suspend if matches!(state, Running | Suspended) => Outcome::Status,
         ResumeVm if matches!(state, Booting | Running | Suspended) => Outcome::Status,
-        Start | Stop | ForcedStop | Restart | Suspend | ResumeVm => wrong,
+        Scale if matches!(state, Running | Stopped) => Outcome::Status,
+        Start | Stop | ForcedStop | Restart | Suspend | ResumeVm | Scale => wrong,
         Tunnel if matches!(state, Booting | Running | Stopping) => Outcome::Open,
         Tunnel => wrong,
         Log if matches!(state, Granted | Destroying | Gone) => wrong,
@@ -165,6 +166,7 @@ fn perform(stage: &mut Stage, operation: Operation, who: u8) -> Option<Outcome> 
         Restart => power(PowerAction::Restart),
         Suspend => power(PowerAction::Suspend),
         ResumeVm => power(PowerAction::Resume),
+        Scale => power(PowerAction::Scale(Resources::new(2, 2048, 20))),
         Release => Request::Release(id),
         Tunnel | Log => {
             let (now, peer) = (node.now, key(who).peer_id());
@@ -273,6 +275,10 @@ fn expected_after(deed: Deed, operation: Operation, state: State) -> Outcome {
     match deed {
         SetTier if operation == Quote && counts => Outcome::Code(ErrorCode::Quota),
         Drain | Halt if operation == Quote => Outcome::Code(ErrorCode::Unavailable),
+        // More was not granted.
+        Drain | Halt if operation == Scale && matches!(state, Running | Stopped) => {
+            Outcome::Code(ErrorCode::Unavailable)
+        }
         _ => expected(operation, OWNER, state),
     }
 }

@@ -9,6 +9,7 @@ mod posting;
 mod relief;
 mod renting;
 mod revoking;
+mod scaling;
 mod shards;
 mod silent;
 mod smaller;

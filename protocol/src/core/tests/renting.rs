@@ -129,6 +129,7 @@ pub fn status(lease_id: LeaseId, revision: u64, vm: VmPhase) -> LeaseStatus {
         active: None,
         receipt: None,
         credit_ends: None,
+        resources: None,
     }
 }
 
