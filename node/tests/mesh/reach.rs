@@ -70,7 +70,10 @@ async fn a_node_is_tested_by_those_it_dials_and_by_those_who_come() {
     assert!(why.ends_with("nobody outside this machine was met"), "{why}");
     let own = second.mesh.listen_addrs().await.unwrap();
     assert!(!addrs.is_empty() && addrs.iter().all(|addr| own.contains(addr)), "{addrs:?} of {own:?}");
-    assert_eq!(second.mesh.external_addrs().await.unwrap(), addrs);
+    // Its other address may have been tried by now, too.
+    let external = second.mesh.external_addrs().await.unwrap();
+    assert!(addrs.iter().all(|addr| external.contains(addr)), "{addrs:?} of {external:?}");
+    assert!(external.iter().all(|addr| own.contains(addr)), "{external:?} of {own:?}");
     // The connections that were made for the tests are not kept.
     let alone = async {
         while first.mesh.peers().await.unwrap()[0].connections > 1 {

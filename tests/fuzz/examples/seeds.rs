@@ -181,6 +181,7 @@ fn status(vm: VmPhase, fault: Option<Fault>) -> LeaseStatus {
         active: Some(deal.active.signed().clone()),
         receipt: Some(deal.grant.signed().clone()),
         credit_ends: Some(world::START),
+        resources: Some(Resources::SMALL),
     }
 }
 

@@ -219,6 +219,7 @@ fn lease() -> LeaseRow {
         renewal: None,
         stranger_from: None,
         unused_until: None,
+        scaling: None,
     }
 }
 

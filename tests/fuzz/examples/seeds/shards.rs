@@ -3,7 +3,8 @@ use fuzz::world::{self, key};
 use protocol::board::{PageItem, Posting};
 use protocol::envelope::{Sealed, Signed};
 use protocol::shard::{
-    Block, Child, Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shared, Shelf, Standing, State, indexes_of,
+    Block, Child, Go, Index, PutAnswer, Server, Shard, ShardRequest, ShardResponse, Shared, Shelf, Standing, State,
+    indexes_of,
 };
 use protocol::spec::Query;
 use protocol::units::Millis;
@@ -50,7 +51,13 @@ pub fn requests() -> Vec<ShardRequest> {
 pub fn responses() -> Vec<ShardResponse> {
     let item = PageItem { advert: signed(), life: Millis::secs(200) };
     let put = |go| ShardResponse::Put(PutAnswer { kept: true, go, adverts: 9, total: Some(70), closer: closer() });
-    let shelf = |standing| Shelf { items: vec![item.clone()], sample: None, next: Some(key(4).peer_id()), adverts: 9, standing };
+    let shelf = |standing| Shelf {
+        items: vec![item.clone()],
+        sample: None,
+        next: Some(key(4).peer_id()),
+        adverts: 9,
+        standing,
+    };
     vec![
         put(Go::Stay),
         put(Go::Down { below: 90 }),

@@ -247,7 +247,7 @@ impl World {
             timeout: Millis::secs(120),
             identity_file: None,
             allow_smaller: false,
-        project: None,
+            project: None,
         };
         self.creates = self.creates.wrapping_add(1);
         self.input(node, Input::Create { ticket: 1, request: Box::new(request) });
@@ -459,7 +459,9 @@ fn spec(shape: u8) -> VmSpec {
 }
 
 fn action(input: &mut Bytes) -> PowerAction {
-    match input.u8() % 6 {
+    match input.u8() % 8 {
+        6 => PowerAction::Scale(Resources::MEDIUM),
+        7 => PowerAction::Scale(Resources::SMALL),
         0 => PowerAction::Start,
         1 => PowerAction::Restart,
         2 => PowerAction::Suspend,
@@ -494,7 +496,12 @@ fn report(input: &mut Bytes) -> Said {
         }
         13 => {
             let fault = Fault::new(ErrorCode::WrongState, "\u{1b}[31mno");
-            return Said::Report(JobReport::Failed { phase: VmPhase::Running, fault });
+            // Of a scale, too, and with a size that nobody asked for.
+            let has = Resources::new(2, 1024, 20);
+            return Said::Report(match which >> 4 & 1 {
+                0 => JobReport::Failed { phase: VmPhase::Running, fault },
+                _ => JobReport::NotScaled { phase: VmPhase::Running, fault, has },
+            });
         }
         14 => {
             let states = [FoundState::On, FoundState::Off, FoundState::Suspended, FoundState::Broken];

@@ -116,7 +116,13 @@ impl World {
             2 => {
                 let item = PageItem { advert, life: Millis(input.u64() >> 30) };
                 let (next, adverts) = ((input.u8() & 1 == 1).then_some(provider), input.u64() as u32);
-                ShardResponse::Shelf(Shelf { items: vec![item], sample: None, next, adverts, standing: standing(input) })
+                ShardResponse::Shelf(Shelf {
+                    items: vec![item],
+                    sample: None,
+                    next,
+                    adverts,
+                    standing: standing(input),
+                })
             }
             3 => {
                 let total = (input.u8() & 1 == 1).then(|| input.u64() as u32);
