@@ -4,3 +4,4 @@ mod codec;
 mod hostile;
 mod ledger;
 mod text;
+mod wire;
