@@ -25,7 +25,7 @@ pub struct Frame<T> {
 /// The part of a frame that every version has.
 #[derive(Deserialize)]
 struct Version {
-    v: u8,
+    v: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,10 +39,16 @@ impl<T: Serialize + DeserializeOwned> Frame<T> {
         codec::encode(&Frame { v: VERSION, sent, body })
     }
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        codec::decode(bytes, MAX_MESSAGE).map_err(|error| match codec::decode::<Version>(bytes, MAX_MESSAGE) {
-            Ok(Version { v }) if v != VERSION => FrameError::UnknownVersion(v),
-            _ => FrameError::Undecodable(error),
-        })
+        let unknown = |v: u64| FrameError::UnknownVersion(u8::try_from(v).unwrap_or(u8::MAX));
+        match codec::decode::<Frame<T>>(bytes, MAX_MESSAGE) {
+            // A later version may look the same and mean something else.
+            Ok(frame) if frame.v != VERSION => Err(unknown(frame.v.into())),
+            Ok(frame) => Ok(frame),
+            Err(error) => Err(match codec::decode::<Version>(bytes, MAX_MESSAGE) {
+                Ok(Version { v }) if v != u64::from(VERSION) => unknown(v),
+                _ => FrameError::Undecodable(error),
+            }),
+        }
     }
 }
 

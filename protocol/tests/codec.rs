@@ -203,6 +203,20 @@ proptest! {
 }
 
 #[test]
+fn a_later_version_is_named_even_where_it_looks_like_ours() {
+    #[derive(serde::Serialize)]
+    struct Later {
+        v: u64,
+        sent: Timestamp,
+        body: Request,
+    }
+    for (v, named) in [(2, 2), (255, 255), (256, 255), (u64::MAX, 255)] {
+        let later = Later { v, sent: Timestamp(1), body: Request::Away };
+        assert_eq!(Frame::<Request>::decode(&codec::encode(&later)), Err(FrameError::UnknownVersion(named)), "{v}");
+    }
+}
+
+#[test]
 fn an_oversized_message_is_refused_unread() {
     let bytes = vec![0xa3; MAX_MESSAGE + 1];
     let refused = Frame::<Request>::decode(&bytes);
