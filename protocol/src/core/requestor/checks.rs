@@ -72,7 +72,13 @@ pub(super) fn nobody(ctx: &Ctx, board: &Board, rental: &Rental, work: &Work) -> 
     }
 }
 
-pub(super) fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Signed) -> Result<Sealed<Quote>, Fault> {
+pub(super) fn check_quote(
+    ctx: &Ctx,
+    board: &Board,
+    rental: &Rental,
+    peer: PeerId,
+    signed: Signed,
+) -> Result<Sealed<Quote>, Fault> {
     let quote: Sealed<Quote> = signed.open(ctx.network).map_err(Refusal::from)?;
     let wrong = |what: &str| Err(Fault::new(ErrorCode::BadToken, format!("the quote is {what}")));
     if ctx.revoked.contains(peer) {
@@ -86,6 +92,14 @@ pub(super) fn check_quote(ctx: &Ctx, rental: &Rental, peer: PeerId, signed: Sign
     }
     if !rental.spec.isolation.takes(quote.isolation) {
         return wrong("for a guest less isolated than was asked");
+    }
+    if rental.spec.backend.as_ref().is_some_and(|backend| *backend != quote.backend) {
+        return wrong("for a guest of another backend than was asked");
+    }
+    // A limit is an amount without a currency: it is in that of the adverts among which the user chose.
+    let shown = board.get(ctx.now, peer).map(|entry| &entry.advert.terms.price);
+    if shown.is_some_and(|shown| shown.currency != quote.price.currency) {
+        return wrong("in another currency than its advert");
     }
     if !within(quote.price.per_hour, rental.query.max_price) {
         let price = quote.price.clone();

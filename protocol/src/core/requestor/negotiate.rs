@@ -259,7 +259,7 @@ impl Requestor {
     ) {
         let Some(rental) = self.rentals.get(&id) else { return };
         let outcome = match result {
-            Ok(Response::Quote(signed)) => check_quote(ctx, rental, peer, signed),
+            Ok(Response::Quote(signed)) => check_quote(ctx, board, rental, peer, signed),
             other => {
                 if let Ok(Response::Refused(refusal)) = &other {
                     self.note_full(ctx.now, board, peer, refusal);

@@ -126,11 +126,16 @@ impl Requestor {
     fn renewal_quoted(&mut self, ctx: &mut Ctx, asked: Asked, signed: Signed) {
         let Some(rental) = self.rentals.get_mut(&asked.create_id) else { return };
         let costs = rental.costs(ctx.network).unwrap_or_default();
+        let currency = rental.terms(ctx.network).map(|terms| terms.price.currency.clone());
         let Some(deal) = rental.deal.as_mut() else { return };
         let quote = match signed.open::<RenewQuote>(ctx.network) {
             Ok(quote) => quote,
             Err(error) => return answer(ctx, &asked, Err(error.into())),
         };
+        if currency.as_ref() != Some(&quote.price.currency) {
+            let fault = Fault::new(ErrorCode::BadToken, format!("the provider asks for {} now", quote.price.currency));
+            return answer(ctx, &asked, Err(fault.hint("a lease is paid in one currency: rent anew")));
+        }
         if let Err(fault) = fits(ctx, deal, &asked, &quote, costs) {
             return answer(ctx, &asked, Err(fault));
         }

@@ -1,4 +1,5 @@
 //! What a single core does, message by message. Whole runs of several are in the `simulations` crate.
+mod currency;
 mod depths;
 mod jobs;
 mod letting;

@@ -71,7 +71,7 @@ fn a_short_patience_ends_with_who_was_missing() {
 
 /// Up to the active lease, by hand.
 /// Answers with the lease, and with the question about it that is under way.
-fn rent(node: &mut Node) -> (LeaseId, u64) {
+pub fn rent(node: &mut Node) -> (LeaseId, u64) {
     let times = (node.now, node.now + spec().duration);
     let (lease_id, effects) = start(node, times, |lease_id| status(lease_id, 2, VmPhase::Running));
     assert_eq!(phase(node, 1), Some(Phase::Leased));
