@@ -96,6 +96,17 @@ pub trait Gate: Send + Sync + 'static {
     ) -> impl std::future::Future<Output = Result<Vec<u8>, Refusal>> + Send;
 }
 
+/// Whoever reads it takes `MAX_HEADER` bytes; what a hypervisor said may be longer.
+fn refused(refusal: Refusal) -> TunnelReply {
+    let reply = TunnelReply::Refused(refusal.clone());
+    if codec::encode(&reply).len() <= MAX_HEADER {
+        return reply;
+    }
+    let fault = Fault::from(refusal);
+    let said = protocol::text::plain(&fault.message, MAX_HEADER / 8);
+    TunnelReply::Refused(Refusal::Backend(Fault::new(fault.code, said)))
+}
+
 /// The provider's end: lives as long as the tunnel.
 pub async fn serve(from: PeerId, mut stream: BoxedStream, gate: &impl Gate) {
     let open = match timeout(HEADER_DEADLINE, read_header::<TunnelOpen>(&mut stream)).await {
@@ -108,7 +119,7 @@ pub async fn serve(from: PeerId, mut stream: BoxedStream, gate: &impl Gate) {
     }
     let joined = match join(from, open, gate).await {
         Ok(guest) => write_header(&mut stream, &TunnelReply::Open).await.map(|()| Some(guest)),
-        Err(refusal) => write_header(&mut stream, &TunnelReply::Refused(refusal)).await.map(|()| None),
+        Err(refusal) => write_header(&mut stream, &refused(refusal)).await.map(|()| None),
     };
     match joined {
         Ok(Some(mut guest)) => {
@@ -128,9 +139,9 @@ async fn serve_log(from: PeerId, open: TunnelOpen, most: u32, mut stream: BoxedS
     let (reply, said) = match may_speak(&open) {
         Ok(()) => match gate.log(from, open, most).await {
             Ok(said) => (TunnelReply::Open, said),
-            Err(refusal) => (TunnelReply::Refused(refusal), Vec::new()),
+            Err(refusal) => (refused(refusal), Vec::new()),
         },
-        Err(refusal) => (TunnelReply::Refused(refusal), Vec::new()),
+        Err(refusal) => (refused(refusal), Vec::new()),
     };
     let sending = async {
         write_header(&mut stream, &reply).await?;
@@ -154,4 +165,19 @@ async fn join(from: PeerId, open: TunnelOpen, gate: &impl Gate) -> Result<TcpStr
     // Keystrokes are small; waiting to fill a segment is what one feels in a shell.
     guest.set_nodelay(true).map_err(|_| Refusal::NoSuchPort(open.port))?;
     Ok(guest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_hypervisor_said_fits_into_a_header() {
+        let short = Refusal::NoSuchPort(80);
+        assert_eq!(refused(short.clone()), TunnelReply::Refused(short));
+        let long = Fault::new(ErrorCode::Unavailable, "\u{10ffff}x".repeat(4000)).details("y".repeat(9000));
+        let reply = refused(Refusal::Backend(long));
+        assert!(codec::encode(&reply).len() <= MAX_HEADER);
+        assert!(matches!(reply, TunnelReply::Refused(refusal) if refusal.code() == ErrorCode::Unavailable));
+    }
 }
