@@ -1,6 +1,7 @@
 //! The node's one owner of state. Whatever happens — a peer's message, a command of the user, a VM's report, time —
 //! becomes an `Input` of the core; what the core decides is performed here, in its order. `select` waits, `apply` is
 //! quick, `perform` writes to disk before it sends.
+mod acting;
 mod billing;
 mod commands;
 mod defence;
@@ -123,7 +124,7 @@ pub struct Actor {
     next_ticket: u64,
     tickets: HashMap<u64, commands::Ticket>,
     creating: HashMap<CreateId, Vec<Creating>>,
-    waits: Vec<Waiting<crate::api::types::VmView, commands::Until>>,
+    waits: Vec<Waiting<crate::api::types::VmView, acting::Until>>,
     providers_asked: Vec<Waiting<Vec<crate::api::types::ProviderView>, crate::api::types::ProviderQuery>>,
     pinned: BTreeSet<PeerId>,
     partners: Vec<PeerId>,

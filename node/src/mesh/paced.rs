@@ -13,7 +13,6 @@
 use super::pace::{Accounts, Payer};
 use futures::future::BoxFuture;
 use libp2p::swarm::Executor;
-use rustix::process::setpriority_process;
 use rustix::time::{ClockId, clock_gettime};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +26,7 @@ use tokio::time::Sleep;
 const SLOWNESS: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
 
 /// Of the thread that shakes hands: where both want a core, it has a tenth of it (`sched(7)`: 110 of 1024).
+#[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
 #[derive(Clone)]
@@ -45,8 +45,10 @@ impl Aside {
     fn new() -> std::io::Result<Self> {
         let mut runtime = runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).thread_name("handshakes").on_thread_start(|| {
-            // Of this thread alone. Where it is forbidden, it is as important as the others.
-            let _ = setpriority_process(None, NICENESS);
+            // Of this thread alone: on other systems than Linux it would be of the whole process. Where it is forbidden,
+            // it is as important as the others.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::setpriority_process(None, NICENESS);
         });
         Ok(Aside(Some(runtime.enable_all().build()?)))
     }
