@@ -352,9 +352,9 @@ impl Model {
             PowerAction::Scale(_) if !matches!(lease.vm, VmPhase::Running | VmPhase::Stopped) => {
                 return Refused(ErrorCode::WrongState);
             }
-            PowerAction::Scale(to) if to.cpus == lease.units => return lease.status(),
+            PowerAction::Scale(to) if to.cpus == lease.units && lease.scaling.is_none() => return lease.status(),
             // Its disk would be smaller.
-            PowerAction::Scale(to) if to.cpus < lease.units => return Refused(ErrorCode::BackendCannot),
+            PowerAction::Scale(to) if to.cpus < lease.takes() => return Refused(ErrorCode::BackendCannot),
             PowerAction::Scale(to) if to.cpus > lease.takes() && taken - lease.takes() + to.cpus > UNITS => {
                 return Refused(ErrorCode::Exhausted);
             }

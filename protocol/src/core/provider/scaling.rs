@@ -27,14 +27,13 @@ impl Provider {
     ) -> Result<Response, Refusal> {
         let row = self.ledger.owned(from, lease_id)?;
         to.check().map_err(|fault| Refusal::Malformed(fault.message))?;
-        if row.spec.resources == to {
+        if row.scaling.is_none() && row.spec.resources == to {
             return Ok(Response::Status(row.status()));
         }
-        if to.disk_gib < row.spec.resources.disk_gib {
-            return Err(Refusal::Unsuitable(format!(
-                "a disk never shrinks, and this has {}",
-                row.spec.resources.disk_gib
-            )));
+        // Of one of which nobody knows, the disk may have been grown already.
+        let disk = row.takes().disk_gib;
+        if to.disk_gib < disk {
+            return Err(Refusal::Unsuitable(format!("a disk never shrinks, and this has {disk}")));
         }
         if !to.fits_in(row.takes()) {
             self.may_grow(ctx, from, row, to)?;

@@ -117,9 +117,12 @@ fn where_it_fails_its_size_is_what_it_has_and_unknown_is_both() {
     // It is started, whatever it has, and told its size once more.
     node.ask(TENANT, Request::Power { lease_id: id, act: ActId([3; 16]), action: PowerAction::Start });
     node.done(id, VmPhase::Running);
-    scale(&mut node, id, 4, TWICE);
+    let (answer, _) = scale(&mut node, id, 4, TWICE);
+    assert!(matches!(answer, Response::Refused(Refusal::Unsuitable(_))), "its disk may be larger: {answer:?}");
+    let less = Resources { disk_gib: DiskGib(30), ..TWICE };
+    scale(&mut node, id, 5, less);
     node.done(id, VmPhase::Running);
-    assert_eq!(taken(&node), TWICE);
+    assert_eq!(taken(&node), less);
 }
 
 #[test]
